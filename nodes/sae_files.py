@@ -1,0 +1,76 @@
+"""The folder models/sae: what is in it, and SAEs loaded from it, each read once."""
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+
+from ..sae_ops.autoencoder import SparseAutoencoder
+from ..sae_ops.concepts import ConceptStatistics
+from ..sae_ops.file import SAEFileError, SAEHeader, load_sae, read_header
+
+FOLDER = "sae"
+NONE_INSTALLED = "no SAE installed"
+
+folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], {".safetensors"})
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSAE:
+    """An SAE file in memory; what the SAE sockets carry."""
+
+    name: str
+    """File name as the dropdown shows it."""
+    autoencoder: SparseAutoencoder
+    header: SAEHeader
+    statistics: ConceptStatistics
+
+
+def list_saes() -> dict[str, tuple[str, ...]]:
+    """The SAE files of models/sae and their concepts, headers only; files that are no SAE are left out."""
+    found = {}
+    for name in folder_paths.get_filename_list(FOLDER):
+        path = folder_paths.get_full_path(FOLDER, name)
+        try:
+            found[name] = tuple(concept.name for concept in _header(*_stamp(path)).concepts)
+        except (SAEFileError, OSError):
+            continue
+    return found
+
+
+def sae_path(name: str) -> Path:
+    """Where this SAE file lies. Raises SAEFileError, which says where to put it, if it is not there."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        folder = folder_paths.get_folder_paths(FOLDER)[0]
+        wanted = "No SAE is installed." if name in ("", NONE_INSTALLED) else f"The SAE '{name}' is not installed."
+        raise SAEFileError(f"{wanted} Put SAE files (.safetensors) into {folder} and press R to refresh the lists.")
+    return Path(path)
+
+
+def open_sae(name: str) -> LoadedSAE:
+    """Loads an SAE of models/sae, or returns it as loaded before if the file has not changed. Raises SAEFileError."""
+    return _load(name, *_stamp(sae_path(name)))
+
+
+def fingerprint(name: str) -> tuple:
+    """Changes when the file does."""
+    return _stamp(sae_path(name))
+
+
+def _stamp(path: str | Path) -> tuple[str, float, int]:
+    status = os.stat(path)
+    return str(path), status.st_mtime, status.st_size
+
+
+@functools.lru_cache(maxsize=512)
+def _header(path: str, mtime: float, size: int) -> SAEHeader:
+    return read_header(Path(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, path: str, mtime: float, size: int) -> LoadedSAE:
+    return LoadedSAE(name, *load_sae(Path(path)))

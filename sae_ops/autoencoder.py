@@ -1,0 +1,85 @@
+"""The sparse autoencoder: one class for training and for erasing, whatever its activation function."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+ACTIVATIONS = ("topk", "batchtopk", "jumprelu", "relu")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """What the weights alone do not say."""
+
+    d_in: int
+    """Width of one activation vector."""
+    n_latents: int
+    activation: str = "batchtopk"
+    """"topk": the k largest of every vector. "batchtopk": the k * B largest of a batch of B while training, a fixed
+    threshold afterwards. "jumprelu": a threshold for every latent. "relu": whatever is positive."""
+    k: int = 32
+    """Latents kept for each vector (topk, batchtopk)."""
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"Unknown activation '{self.activation}'; known are {', '.join(ACTIVATIONS)}.")
+        if not 0 < self.k <= self.n_latents:
+            raise ValueError(f"k is {self.k}, but must lie between 1 and the number of latents, {self.n_latents}.")
+
+
+class SparseAutoencoder(nn.Module):
+    """x [..., d] -> latents z [..., n] -> reconstruction [..., d].
+
+    With x~ = (x - input_shift) * input_scale,
+
+        pre_acts = W_enc (x~ - b_dec) + b_enc,  z = activation(ReLU(pre_acts)),  x^ = z W_dec + b_dec,
+
+    and x^ in the units of x is x^ / input_scale + input_shift. Rows of W_dec have unit norm after training.
+    (SAeUron, arXiv 2501.18052, section 3; BatchTopK, arXiv 2412.06410.)
+    """
+
+    input_shift: torch.Tensor
+    input_scale: torch.Tensor
+    threshold: torch.Tensor
+
+    def __init__(self, config: SAEConfig):
+        super().__init__()
+        self.config = config
+        n, d = config.n_latents, config.d_in
+        self.W_enc = nn.Parameter(torch.zeros(n, d))
+        self.b_enc = nn.Parameter(torch.zeros(n))
+        self.W_dec = nn.Parameter(torch.zeros(n, d))
+        self.b_dec = nn.Parameter(torch.zeros(d))
+        self.register_buffer("input_shift", torch.zeros(d))
+        self.register_buffer("input_scale", torch.ones(()))
+        # The smallest kept activation: one number, or one for each latent with jumprelu. In the units of pre_acts.
+        self.register_buffer("threshold", torch.zeros(n if config.activation == "jumprelu" else ()))
+
+    def normalise(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.input_shift) * self.input_scale
+
+    def pre_acts(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., d] -> [..., n], before any ReLU: the true logits of the supervised loss."""
+        return nn.functional.linear(self.normalise(x) - self.b_dec, self.W_enc, self.b_enc)
+
+    def activate(self, pre_acts: torch.Tensor) -> torch.Tensor:
+        """pre_acts [..., n] -> latents [..., n], as at inference."""
+        positive = pre_acts.relu()
+        if self.config.activation == "relu":
+            return positive
+        if self.config.activation == "topk":
+            values, indices = positive.topk(self.config.k, dim=-1, sorted=False)
+            return torch.zeros_like(positive).scatter_(-1, indices, values)
+        return positive * (positive > self.threshold)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., d] -> latents [..., n], at least 0, in the units of pre_acts."""
+        return self.activate(self.pre_acts(x))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents [..., n] -> reconstruction [..., d] in the units of x."""
+        return (z @ self.W_dec + self.b_dec) / self.input_scale + self.input_shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decode(self.encode(x))

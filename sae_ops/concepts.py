@@ -1,0 +1,91 @@
+"""Concepts: the latents that carry them and how strongly these fire at every noise level."""
+
+import difflib
+from dataclasses import dataclass, field
+
+import torch
+
+
+class UnknownConcept(ValueError):
+    """The SAE has no concept of this name."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One thing that can be erased."""
+
+    name: str
+    group: str
+    """What kind of thing it is, e.g. "object" or "style"."""
+    latents: tuple[int, ...]
+    """Rows of W_enc and W_dec that carry it; one after supervised training."""
+    multiplier: float = -1.0
+    """gamma of the edit `scale` at strength 1.0 (SAeUron, section 4)."""
+    facts: dict = field(default_factory=dict)
+    """Measured while training: accuracy, separation and the like. Not used for erasing."""
+
+
+@dataclass(frozen=True)
+class ConceptStatistics:
+    """How strongly each concept's latents fire, over noise levels; all [sigmas, terms], in the units of pre_acts.
+
+    A term is one latent of one concept, in the order of the concepts and of their `latents`.
+    """
+
+    sigmas: torch.Tensor
+    """[sigmas], ascending, all positive."""
+    with_concept: torch.Tensor
+    """mu(i, sigma, D_c): mean over all positions of pictures that show the concept."""
+    background: torch.Tensor
+    """mu(i, sigma, D_not c): the same over pictures that do not."""
+    overall: torch.Tensor
+    """mu(i, sigma, D): the same over all pictures; the gate of the edit."""
+
+    def at(self, sigma: torch.Tensor, terms: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The three means at noise levels sigma [rows], each [rows, terms]; linear in log sigma, held at the ends."""
+        grid = self.sigmas.log()
+        place = sigma.to(grid).clamp(min=self.sigmas[0], max=self.sigmas[-1]).log()
+        upper = torch.searchsorted(grid, place).clamp(1, max(1, len(grid) - 1))
+        lower = upper - 1
+        upper = upper.clamp(max=len(grid) - 1)
+        span = (grid[upper] - grid[lower]).clamp(min=1e-12)
+        weight = ((place - grid[lower]) / span).clamp(0, 1)[:, None]
+        tables = {"with_concept": self.with_concept, "background": self.background, "overall": self.overall}
+        return {
+            name: torch.lerp(table[lower][:, terms], table[upper][:, terms], weight) for name, table in tables.items()
+        }
+
+    def to(self, device: torch.device) -> "ConceptStatistics":
+        return ConceptStatistics(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+def find_concept(concepts: tuple[Concept, ...], name: str) -> int:
+    """The index of the concept of this name, whatever its case; "group: name" tells namesakes apart.
+
+    Raises UnknownConcept, which lists those there are.
+    """
+    group, _, bare = name.rpartition(":")
+    group, bare = group.strip().casefold(), bare.strip().casefold()
+    found = [
+        index
+        for index, concept in enumerate(concepts)
+        if concept.name.casefold() == bare and group in ("", concept.group.casefold())
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = ", ".join(f"'{concepts[index].group}: {concepts[index].name}'" for index in found)
+        raise UnknownConcept(f"'{name}' names {len(found)} concepts; write one of {choices}.")
+    names = [concept.name for concept in concepts]
+    near = difflib.get_close_matches(bare, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UnknownConcept(f"This SAE has no concept '{name.strip()}'.{hint} It has: {', '.join(names) or 'none'}.")
+
+
+def term_ranges(concepts: tuple[Concept, ...]) -> list[range]:
+    """For every concept the columns of ConceptStatistics that belong to it."""
+    ranges, start = [], 0
+    for concept in concepts:
+        ranges.append(range(start, start + len(concept.latents)))
+        start += len(concept.latents)
+    return ranges

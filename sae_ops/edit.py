@@ -1,0 +1,170 @@
+"""The edit: takes concepts out of the activations at one hookpoint.
+
+    x' = x + sum over erased latents i of (z'_i - z_i) W_dec[i]
+
+What the autoencoder cannot reconstruct passes through untouched, and positions where no erased latent fires are
+not touched at all, bit for bit.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+
+from .autoencoder import SparseAutoencoder
+from .concepts import Concept, ConceptStatistics, term_ranges
+
+MODES = ("scale", "ablate", "clamp", "replace")
+BRANCHES = ("both", "cond", "uncond")
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """One concept to erase, how, and when."""
+
+    concept: int
+    """Index into the concepts of the SAE file."""
+    strength: float = 1.0
+    """0 leaves everything as it is, 1 is the calibrated edit, in between and beyond it is linear in z'."""
+    mode: str = "scale"
+    """Where z exceeds its mean over all pictures, mu(sigma, D), the latent becomes
+
+    "scale": z' = multiplier * mu(sigma, D_c) * z (SAeUron, arXiv 2501.18052, eq. 7, with the right sign of the error),
+    "ablate": z' = 0,
+    "clamp": z' = its mean over pictures without the concept,
+    "replace": the whole vector becomes that of the nearest position of the same map where the concept was not
+    detected (PER, arXiv 2606.31699); where there is none, the latent is ablated.
+    """
+    sigma_start: float = float("inf")
+    """Edits only at noise levels between sigma_start and sigma_end, both included."""
+    sigma_end: float = 0.0
+    branch: str = "both"
+    """Which half of classifier-free guidance is edited: "cond", "uncond" or "both"."""
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"Unknown mode '{self.mode}'; known are {', '.join(MODES)}.")
+        if self.branch not in BRANCHES:
+            raise ValueError(f"Unknown branch '{self.branch}'; known are {', '.join(BRANCHES)}.")
+
+
+class ConceptEdit:
+    """All erasures of one SAE, prepared to run at every step with one encode.
+
+    The order of the erasures does not matter: of several that share a latent, the one that lowers it most wins.
+    """
+
+    def __init__(
+        self,
+        sae: SparseAutoencoder,
+        concepts: tuple[Concept, ...],
+        statistics: ConceptStatistics,
+        erasures: tuple[Erasure, ...],
+    ):
+        self.sae, self.statistics = sae, statistics
+        ranges = term_ranges(concepts)
+        terms = [
+            (erasure, term, latent)
+            for erasure in erasures
+            for term, latent in zip(ranges[erasure.concept], concepts[erasure.concept].latents, strict=True)
+        ]
+        self.latents = sorted({latent for _, _, latent in terms})
+        device = sae.W_enc.device
+        self._columns = torch.tensor([self.latents.index(latent) for *_, latent in terms], device=device)
+        self._terms = torch.tensor([term for _, term, _ in terms], device=device)
+
+        def per_term(values):
+            return torch.tensor(values, device=device, dtype=torch.float32)
+
+        owners = [erasure for erasure, *_ in terms]
+        self._strength = per_term([erasure.strength for erasure in owners])
+        self._start = per_term([erasure.sigma_start for erasure in owners])
+        self._end = per_term([erasure.sigma_end for erasure in owners])
+        self._multiplier = per_term(
+            [concepts[erasure.concept].multiplier if erasure.mode == "scale" else 0.0 for erasure in owners]
+        )
+        self._clamps = torch.tensor([erasure.mode == "clamp" for erasure in owners], device=device)
+        self._replaces = torch.tensor([erasure.mode == "replace" for erasure in owners], device=device)
+        self._cond = torch.tensor([erasure.branch != "uncond" for erasure in owners], device=device)
+        self._uncond = torch.tensor([erasure.branch != "cond" for erasure in owners], device=device)
+        rows = torch.tensor(self.latents, device=device)
+        self._encoder = sae.W_enc[rows] * sae.input_scale
+        self._bias = sae.b_enc[rows] - self._encoder @ sae.input_shift - sae.W_enc[rows] @ sae.b_dec
+        self._decoder = sae.W_dec[rows] / sae.input_scale
+        self._threshold = sae.threshold[rows, None] if sae.config.activation == "jumprelu" else sae.threshold
+
+    def to(self, device: torch.device) -> "ConceptEdit":
+        """The same edit on another device."""
+        moved = copy.copy(self)
+        moved.__dict__ |= {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        moved.statistics = self.statistics.to(device)
+        if self.sae.config.activation == "topk":
+            moved.sae = copy.deepcopy(self.sae).to(device)
+        return moved
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
+        """Maps [images, d, height, width], noise level and guidance half of each image [images] -> edited maps.
+
+        Works in fp32 and returns the dtype of x; returns x itself where nothing is to be edited.
+        """
+        active = (sigma[:, None] <= self._start) & (sigma[:, None] >= self._end)  # [images, terms]
+        active &= torch.where(is_cond[:, None], self._cond, self._uncond)
+        if not active.any():
+            return x
+        means = self.statistics.at(sigma, self._terms)
+        gate = means["overall"].clamp(min=0).masked_fill(~active, float("inf"))[:, :, None]
+        maps = x.flatten(2)
+        z = self._latents(maps, gate)
+        fires = z[:, self._columns] > gate  # [images, terms, positions]
+        image, position = fires.any(dim=1).nonzero(as_tuple=True)
+        if not len(image):
+            return x
+        delta = self._delta(z[image, :, position], fires[image, :, position], means, image)
+        result = maps.clone()
+        result[image, :, position] = (maps[image, :, position].float() + delta).to(x.dtype)
+        if self._replaces.any():
+            replaced = (fires * (self._replaces * self._strength)[:, None]).amax(dim=1)
+            result = _take_from_neighbours(result, replaced, x.shape[-1])
+        return result.reshape(x.shape)
+
+    def _latents(self, maps: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Maps [images, d, positions] -> z of the erased latents [images, latents, positions].
+
+        With topk the others are encoded too, but only at positions where an erased latent would pass its gate.
+        """
+        z = (self._encoder @ maps.float() + self._bias[:, None]).relu()
+        match self.sae.config.activation:
+            case "batchtopk" | "jumprelu":
+                z *= z > self._threshold
+            case "topk":
+                image, position = (z[:, self._columns] > gate).any(dim=1).nonzero(as_tuple=True)
+                exact = self.sae.encode(maps[image, :, position].float())[:, self.latents]
+                z = torch.zeros_like(z)
+                z[image, :, position] = exact
+        return z
+
+    def _delta(self, z: torch.Tensor, fires: torch.Tensor, means: dict, image: torch.Tensor) -> torch.Tensor:
+        """What to add at each touched position: z [touched, latents] -> [touched, d]."""
+        before = z[:, self._columns]
+        target = self._multiplier * means["with_concept"][image] * before
+        target = torch.where(self._clamps, means["background"][image], target)
+        after = torch.where(fires, before + self._strength * (target - before), before)
+        lowest = z.scatter_reduce(1, self._columns.expand_as(after), after, "amin", include_self=False)
+        return (lowest - z) @ self._decoder
+
+
+def _take_from_neighbours(maps: torch.Tensor, replaced: torch.Tensor, width: int) -> torch.Tensor:
+    """Blends every position with replaced > 0 [images, positions] into the nearest one where it is 0."""
+    result = maps.clone()
+    positions = torch.arange(maps.shape[-1], device=maps.device)
+    places = torch.stack([positions // width, positions % width], dim=1).float()
+    for image, weight in enumerate(replaced):
+        detected, donors = weight.nonzero()[:, 0], (weight == 0).nonzero()[:, 0]
+        if len(detected) and len(donors):
+            nearest = donors[torch.cdist(places[detected], places[donors]).argmin(dim=1)]
+            share = weight[detected].clamp(max=1).to(maps.dtype)
+            result[image][:, detected] = torch.lerp(maps[image][:, detected], maps[image][:, nearest], share)
+    return result

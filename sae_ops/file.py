@@ -1,0 +1,132 @@
+"""The SAE file: one .safetensors with everything needed to erase.
+
+The header's "sae_eraser" entry is JSON (see SAEHeader) and can be read without the tensors. Tensors: those of
+SparseAutoencoder's state, and "concepts.<name>" for every field of ConceptStatistics.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .atomic_write import write_atomically
+from .autoencoder import SAEConfig, SparseAutoencoder
+from .concepts import Concept, ConceptStatistics
+
+FORMAT_KEY = "sae_eraser"
+FORMAT_VERSION = 1
+HOOKED_TENSORS = ("output", "residual")
+
+
+class SAEFileError(ValueError):
+    """The file cannot be used; the message names it, the fault and the remedy."""
+
+
+@dataclass(frozen=True)
+class SAEHeader:
+    """What stands in the header of an SAE file."""
+
+    hookpoint: str
+    """diffusers' name of the block, e.g. "up_blocks.1.attentions.1"."""
+    model_family: str
+    """Name of ComfyUI's model config class, e.g. "SD15", "SDXL"."""
+    autoencoder: SAEConfig
+    hooked: str = "output"
+    """"output": the block's output. "residual": its output minus its input."""
+    concepts: tuple[Concept, ...] = ()
+    training: dict = field(default_factory=dict)
+    """Facts for the reader: data, steps, seeds, FVU, L0. Not used for erasing."""
+
+
+def save_sae(path: Path, sae: SparseAutoencoder, header: SAEHeader, statistics: ConceptStatistics) -> None:
+    """Writes the file atomically: either the whole new file stands at `path` or what stood there before."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    tensors |= {
+        f"concepts.{name}": getattr(statistics, name).cpu().contiguous() for name in statistics.__dataclass_fields__
+    }
+    metadata = {FORMAT_KEY: json.dumps({"version": FORMAT_VERSION, **asdict(header)})}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
+
+
+def read_header(path: Path) -> SAEHeader:
+    """Reads the header alone. Raises SAEFileError if the file is missing, damaged or no SAE file."""
+    with _opened(path) as file:
+        return _parse(path, file.metadata() or {})
+
+
+def load_sae(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistics]:
+    """Reads the whole file to the CPU in fp32 and checks shapes and values. Raises SAEFileError."""
+    with _opened(path) as file:
+        header = _parse(path, file.metadata() or {})
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise SAEFileError(f"{path}: the tensor '{name}' holds NaN or infinity. Train or download the SAE again.")
+    sae = SparseAutoencoder(header.autoencoder)
+    expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
+    terms = sum(len(concept.latents) for concept in header.concepts)
+    levels = tensors["concepts.sigmas"].numel() if "concepts.sigmas" in tensors else 0
+    expected["concepts.sigmas"] = (max(1, levels),)
+    for name in ("with_concept", "background", "overall"):
+        expected[f"concepts.{name}"] = (levels, terms)
+    for name, shape in expected.items():
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if found != shape:
+            raise SAEFileError(
+                f"{path}: '{name}' should have the shape {shape}, but the file holds {found}. "
+                "Its header and its tensors do not belong together; train or download the SAE again."
+            )
+    sigmas = tensors["concepts.sigmas"]
+    if sigmas[0] <= 0 or (sigmas.diff() <= 0).any():
+        raise SAEFileError(f"{path}: the noise levels of its concepts must be positive and ascending; train it again.")
+    sae.load_state_dict({name: tensors[name] for name in sae.state_dict()})
+    statistics = ConceptStatistics(*(tensors[f"concepts.{name}"] for name in ConceptStatistics.__dataclass_fields__))
+    return sae.eval().requires_grad_(False), header, statistics
+
+
+def _opened(path: Path):
+    if not Path(path).is_file():
+        raise SAEFileError(f"{path} does not exist. Put the SAE file there, or choose another one.")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise SAEFileError(
+            f"{path} cannot be read ({error}). It is damaged or no safetensors file; download it again."
+        ) from error
+
+
+def _parse(path: Path, metadata: dict[str, str]) -> SAEHeader:
+    if FORMAT_KEY not in metadata:
+        raise SAEFileError(
+            f"{path} is a safetensors file, but not an SAE of this pack. "
+            "Models, LoRAs and VAEs belong in other folders; SAEs are made with 'sae-eraser train'."
+        )
+    try:
+        fields = json.loads(metadata[FORMAT_KEY])
+        version = fields.pop("version")
+        if version > FORMAT_VERSION:
+            raise SAEFileError(f"{path} was written by a newer SAE Eraser (format {version}). Update this pack.")
+        header = SAEHeader(
+            **{
+                **fields,
+                "autoencoder": SAEConfig(**fields["autoencoder"]),
+                "concepts": tuple(
+                    Concept(**{**concept, "latents": tuple(concept["latents"])}) for concept in fields["concepts"]
+                ),
+            }
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise SAEFileError(f"{path}: its header cannot be understood ({error}). Train or download it again.") from error
+    n = header.autoencoder.n_latents
+    if any(not 0 <= latent < n for concept in header.concepts for latent in concept.latents):
+        raise SAEFileError(
+            f"{path}: a concept points at a latent beyond the {n} there are. Train or download it again."
+        )
+    if header.hooked not in HOOKED_TENSORS:
+        raise SAEFileError(
+            f"{path}: hooked tensor '{header.hooked}' is unknown; known are {', '.join(HOOKED_TENSORS)}."
+        )
+    return header

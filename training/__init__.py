@@ -1,0 +1,1 @@
+"""Offline: the activation cache and the trainer that makes an SAE file of it. Never imports ComfyUI."""

@@ -11,7 +11,7 @@ PY := .venv/bin/python
 SETUP := .venv/.ready .comfyui/.ready
 endif
 
-.PHONY: help setup demo test bench comfy lint lock check-comfyui check-tools
+.PHONY: help setup demo test world comfy lint lock check-comfyui check-tools
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -24,8 +24,8 @@ demo: $(SETUP)  ## make before and after pictures with a real ComfyUI
 test: lint  ## run everything that must pass
 	"$(PY)" -m pytest
 
-bench: $(SETUP)  ## measure the speed tables
-	"$(PY)" tests/benchmarks/run.py
+world: $(SETUP)  ## train the small world anew (two hours on two cores)
+	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
 
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188
 	"$(PY)" tests/comfy_server.py

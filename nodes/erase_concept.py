@@ -69,16 +69,21 @@ class EraseConcept(io.ComfyNode):
                 *advanced_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model without the concept.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, sae: dict, **kwargs):
-        return fingerprint(sae["sae"])
+    def fingerprint_inputs(cls, sae: dict | None = None, **kwargs):
+        return fingerprint(sae["sae"]) if sae else None
 
     @classmethod
-    def execute(cls, model, sae: dict, strength, start_percent, end_percent, mode, branch) -> io.NodeOutput:
+    def execute(
+        cls, model, strength, start_percent, end_percent, mode, branch, sae: dict | None = None
+    ) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model)
+        if sae is None:  # ComfyUI leaves the input out if its file is not in the list
+            sae = {"sae": cls.hidden.prompt[cls.hidden.unique_id]["inputs"]["sae"]}
         loaded = open_sae(sae["sae"])
         concept = find_concept(loaded.header.concepts, sae.get("concept", ""))
         start, end = sigma_range(model, start_percent, end_percent)

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from .sae_files import NONE_INSTALLED, fingerprint, list_saes, open_sae
+from ..sae_ops.file import SAEFileError
+from .sae_files import NONE_INSTALLED, fingerprint, list_saes, open_sae, sae_path
 
 SAE = io.Custom("SAE")
 
@@ -25,6 +26,14 @@ class LoadSAE(io.ComfyNode):
             ],
             outputs=[SAE.Output(tooltip="The loaded SAE.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, sae_name: str):
+        try:
+            sae_path(sae_name)
+        except SAEFileError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, sae_name: str):

@@ -43,10 +43,9 @@ class SAEHeader:
 
 def save_sae(path: Path, sae: SparseAutoencoder, header: SAEHeader, statistics: ConceptStatistics) -> None:
     """Writes the file atomically: either the whole new file stands at `path` or what stood there before."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
-    tensors |= {
-        f"concepts.{name}": getattr(statistics, name).cpu().contiguous() for name in statistics.__dataclass_fields__
-    }
+    tensors = dict(sae.state_dict())
+    tensors |= {f"concepts.{name}": getattr(statistics, name) for name in statistics.__dataclass_fields__}
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {FORMAT_KEY: json.dumps({"version": FORMAT_VERSION, **asdict(header)})}
     write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
 

@@ -9,7 +9,7 @@ from ..sae_ops.concepts import Concept
 from ..sae_ops.file import SAEHeader, save_sae
 from .assign import assign_latents, concept_scores, latent_means
 from .cache import Cache, CacheError
-from .calibrate import concept_statistics, estimate_threshold, measure
+from .calibrate import calibrated_multipliers, concept_statistics, estimate_threshold, measure
 from .data import load_maps
 from .trainer import TrainingConfig, new_autoencoder, train_supervised, train_unsupervised
 
@@ -55,6 +55,7 @@ def build_sae(
     )
     estimate_threshold(sae, training, config.seed)
     statistics = concept_statistics(sae, latents, training)
+    multipliers = calibrated_multipliers(sae, latents, training, statistics)
     measured = measure(sae, latents, validation)
     accuracies = measured.pop("balanced_accuracy")
     header = SAEHeader(
@@ -63,8 +64,10 @@ def build_sae(
         autoencoder=sae_config,
         hooked=cache.settings.hooked,
         concepts=tuple(
-            Concept(name, group, (latent,), facts={"balanced_accuracy": round(accuracy, 4)})
-            for (group, name), latent, accuracy in zip(concepts, latents, accuracies, strict=True)
+            Concept(name, group, (latent,), multiplier, {"balanced_accuracy": round(accuracy, 4)})
+            for (group, name), latent, multiplier, accuracy in zip(
+                concepts, latents, multipliers, accuracies, strict=True
+            )
         ),
         training={
             **asdict(config),

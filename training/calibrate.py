@@ -53,3 +53,24 @@ def measure(sae: SparseAutoencoder, latents: list[int], data: ConceptMaps) -> di
         "dead_latents": int((z > 0).sum(dim=0).eq(0).sum()),
         "balanced_accuracy": ((hit + spared) / 2).tolist(),
     }
+
+
+@torch.no_grad()
+def calibrated_multipliers(
+    sae: SparseAutoencoder, latents: list[int], data: ConceptMaps, statistics: ConceptStatistics
+) -> list[float]:
+    """For each concept the multiplier gamma at which its own logit no longer tells that it is there.
+
+    Moving the latent from z to z' moves the logit by (z' - z) W_enc[i] . W_dec[i]. gamma is such that a typical
+    activation of the concept, z' = gamma * mu_c * z, ends as far below the mean logit of pictures without the concept
+    as it stood above: mirrored, so that what the latent does not catch is made up for.
+    """
+    multipliers = []
+    for column, latent in enumerate(latents):
+        shows = data.labels[:, column]
+        logits = [sae.pre_acts(part.flatten(0, 2).float())[:, latent] for part in (data.maps[shows], data.maps[~shows])]
+        typical, background = logits[0][logits[0] > 0].mean(), logits[1].mean()
+        gain = (sae.W_enc[latent] @ sae.W_dec[latent]).clamp(min=0.1)
+        target = typical - 2 * (typical - background) / gain
+        multipliers.append((target / typical / statistics.with_concept[:, column].mean()).item())
+    return multipliers

@@ -1,10 +1,8 @@
-"""Where is a concept decided? Exchanges the activations of one block between two prompts and sees what moves along.
+"""Where is a concept decided? Exchanges the activations of a block between two prompts and sees what moves along.
 
-    python tests/shapecanvas/locate.py --pictures 96
-
-Two pictures with different objects and styles are sampled from the same noise. At every step the block's output of the
-one is put in place of the other's. Reported for each block: how often the object and the style of the other prompt
-appear, and how often those of the own prompt stay.
+Two pictures with different objects or styles are sampled from the same noise. At every step the block's output of the
+one is put in place of the other's. Reported for each block: how often the object or style of the other prompt appears,
+and how often what both prompts share, or what the own prompt asked for, stays.
 """
 
 import random
@@ -56,3 +54,20 @@ def moved(world: World, names: list[str], vary: str, pictures: int) -> dict[str,
             shares[f"{group} follows"] = (seen == other[:, column]).float().mean().item()
         shares[f"{group} stays"] = (seen == asked[:, column]).float().mean().item()
     return shares
+
+
+def locate(world: World, pictures: int) -> str:
+    """A Markdown table of all attention blocks: what follows an exchange there, in per cent."""
+    from sae_eraser.sae_ops.hookpoints import list_hookpoints
+
+    names = [point.name for point in list_hookpoints(world.model.model.diffusion_model) if "attentions" in point.name]
+    lines = [
+        "| block | other object appears | style stays | other style appears | object stays |",
+        "|---|---|---|---|---|",
+    ]
+    for name in [*names, " + ".join(names)]:
+        objects = moved(world, name.split(" + "), "object", pictures)
+        styles = moved(world, name.split(" + "), "style", pictures)
+        shares = objects["object follows"], objects["style stays"], styles["style follows"], styles["object stays"]
+        lines.append(f"| {name} | " + " | ".join(f"{100 * share:.0f}" for share in shares) + " |")
+    return "\n".join(lines)

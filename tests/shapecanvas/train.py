@@ -261,6 +261,7 @@ def train_diffusion(work: Path, latents: torch.Tensor, per_pair: int, steps: int
     unet, text_encoder, tokens_of = build_diffusion()
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     signal = torch.cumprod(1 - betas, dim=0)
+    weight = (1 / signal).clamp(max=10)  # the object is decided where noise is strong and the plain error small
     tokens: dict[str, list[int]] = {}
 
     def loss_of(step, generator):
@@ -279,7 +280,8 @@ def train_diffusion(work: Path, latents: torch.Tensor, per_pair: int, steps: int
             context = encode_text(text_encoder, torch.tensor([tokens[prompt] for prompt in distinct]))
             context = context[[distinct.index(prompt) for prompt in prompts]]
             predicted = unet(share.sqrt() * clean + (1 - share).sqrt() * noise, time, context=context)
-        return F.mse_loss(predicted.float(), noise)
+        error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        return (error * weight[time]).mean()
 
     fit("diffusion", work, {"unet": unet, "text": text_encoder.transformer}, loss_of, steps, 1e-3, ema=0.999)
     return unet, text_encoder
@@ -296,7 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and checkpoints (1 GB)")
     parser.add_argument("--per-pair", type=int, default=300, help="pictures drawn of every object x style pair")
-    parser.add_argument("--diffusion-steps", type=int, default=6000)
+    parser.add_argument("--diffusion-steps", type=int, default=5000)
     parser.add_argument("--autoencoder-steps", type=int, default=3000)
     parser.add_argument("--classifier-steps", type=int, default=900)
     arguments = parser.parse_args()

@@ -1,0 +1,17 @@
+"""The example workflows run through comfy-cli as they are."""
+
+import json
+
+import pytest
+
+from checkout import ROOT
+from comfy_server import Server
+from demo import run
+
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_an_example_workflow_runs_and_saves_pictures(server: Server, path):
+    run(server, json.loads(path.read_text()))
+    assert list((server.base / "output").rglob("*.png"))

@@ -1,0 +1,61 @@
+"""Works on ShapeCanvas in a ComfyUI in this process:
+
+PYTHONPATH=tests .venv/bin/python -m shapecanvas locate      where concepts are decided
+PYTHONPATH=tests .venv/bin/python -m shapecanvas collect     the cache for the SAEs, into output/sae_cache
+PYTHONPATH=tests .venv/bin/python -m shapecanvas evaluate    the world's pictures, and concepts erased one by one
+"""
+
+import argparse
+from pathlib import Path
+
+from checkout import ROOT
+from comfy_process import become_comfyui, load_pack, load_small_world
+
+BASE = ROOT / ".comfyui-base"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    locate_options = commands.add_parser("locate")
+    locate_options.add_argument("--pictures", type=int, default=192)
+    collect_options = commands.add_parser("collect")
+    collect_options.add_argument("hookpoints", nargs="+")
+    collect_options.add_argument("--seeds", type=int, default=8)
+    collect_options.add_argument("--name", default="shapecanvas")
+    evaluate_options = commands.add_parser("evaluate")
+    evaluate_options.add_argument("--sae", help="file in models/sae; without it only the world is measured")
+    evaluate_options.add_argument("--concepts", nargs="*", default=[])
+    evaluate_options.add_argument("--strength", type=float, default=1.0)
+    evaluate_options.add_argument("--mode", default="scale")
+    evaluate_options.add_argument("--seeds", type=int, default=10, help="pictures of each of the 96 pairs")
+    options = parser.parse_args()
+
+    BASE.mkdir(exist_ok=True)
+    become_comfyui(BASE)
+    load_small_world()
+    load_pack(BASE)
+    from .collect import collect
+    from .evaluate import evaluate_erasing, evaluate_world
+    from .locate import locate
+    from .world import open_world
+
+    world = open_world()
+    if options.command == "locate":
+        print(locate(world, options.pictures))
+    elif options.command == "collect":
+        folder = collect(world, options.hookpoints, options.seeds, options.name)
+        print(Path(folder))
+    elif options.sae is None:
+        print(evaluate_world(world, options.seeds))
+    else:
+        print("| erased | UA | IRA | CRA | least kept |\n|---|---|---|---|---|")
+        for concept in options.concepts:
+            settings = {"strength": options.strength, "mode": options.mode}
+            row = evaluate_erasing(world, options.sae, concept, options.seeds, **settings)
+            scores = " | ".join(f"{row[name]:.1f}" for name in ("UA", "IRA", "CRA"))
+            print(f"| {concept} | {scores} | {row['worst']} {row['worst_kept']:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

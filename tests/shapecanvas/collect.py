@@ -1,0 +1,32 @@
+"""The activation cache that the shipped SAEs are trained on, made by the node Collect Activations."""
+
+import json
+from pathlib import Path
+
+from .concepts import OBJECTS, STYLES, pair_prompt
+from .world import SAMPLING, World
+
+
+def labelled_prompts() -> str:
+    """All 96 pairs as JSON lines."""
+    rows = [{"prompt": pair_prompt(o, s), "object": o, "style": s} for o in OBJECTS for s in STYLES]
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def collect(world: World, hookpoints: list[str], seeds: int, name: str) -> Path:
+    """Samples every pair with `seeds` seeds, which no measurement uses, into ComfyUI's output/sae_cache/NAME."""
+    from sae_eraser.nodes.collect_activations import CollectActivations
+
+    (folder,) = CollectActivations.execute(
+        model=world.model,
+        clip=world.clip,
+        prompts=labelled_prompts(),
+        hookpoints=", ".join(hookpoints),
+        name=name,
+        seeds=seeds,
+        first_seed=1_000_000,
+        batch_size=96,
+        hooked="output",
+        **SAMPLING,
+    ).result
+    return Path(folder)

@@ -1,0 +1,38 @@
+"""Writing a file: the whole new one or the old one, whatever happens."""
+
+import os
+import stat
+
+import pytest
+
+from sae_eraser.sae_ops.atomic_write import write_atomically
+
+
+def test_the_folder_is_made(tmp_path):
+    write_atomically(tmp_path / "a" / "b" / "file", lambda part: part.write_text("new"))
+    assert (tmp_path / "a" / "b" / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(part):
+        part.write_text("half of the ne")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_mode_of_the_file_is_what_the_umask_allows(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", lambda part: (part.write_text("new"), part.chmod(0o600)))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode

@@ -1,0 +1,235 @@
+"""The edit against its formula, x' = x + sum over erased latents of (z' - z) W_dec, one vector at a time."""
+
+import math
+from itertools import permutations
+
+import pytest
+import torch
+
+from pure.random_sae import CONCEPTS, random_sae, random_statistics
+from sae_eraser.sae_ops.autoencoder import ACTIVATIONS, SAEConfig, SparseAutoencoder
+from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics, term_ranges
+from sae_eraser.sae_ops.edit import ConceptEdit, Erasure
+
+SIGMA = torch.tensor([0.3, 1.0, 4.0])
+"""Noise levels of the three maps of `x`."""
+BOTH = torch.tensor([True, True, False])
+"""Guidance half of the three maps of `x`."""
+NOWHERE = Concept("nowhere", "object", (3,), -1.0)
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    """Three maps of 5 x 7 positions, one third of the positions zero, where few latents fire."""
+    generator = torch.Generator().manual_seed(2)
+    kept = torch.rand(3, 1, 5, 7, generator=generator) > 0.3
+    return torch.randn(3, 12, 5, 7, generator=generator) * kept
+
+
+def edit(x, *erasures, sae=None, concepts=CONCEPTS, statistics=None, sigma=SIGMA, is_cond=BOTH) -> torch.Tensor:
+    """The edit of the pack."""
+    statistics = statistics or random_statistics(concepts)
+    return ConceptEdit(sae or random_sae(), concepts, statistics, erasures)(x, sigma[: len(x)], is_cond[: len(x)])
+
+
+def reference(x, *erasures, sae, sigma=SIGMA, is_cond=BOTH) -> torch.Tensor:
+    """The same from the formula, in fp64, without any batching; the modes scale, ablate and clamp."""
+    result = x.double().clone()
+    statistics = random_statistics()
+    for image, row, column in torch.cartesian_prod(*(torch.arange(size) for size in (x.shape[0], *x.shape[2:]))):
+        vector = x[image, :, row, column].double()
+        z = latents(sae, vector)
+        after = z.clone()
+        for erasure in erasures:
+            on = erasure.sigma_end <= sigma[image] <= erasure.sigma_start
+            if not on or erasure.branch == ("uncond" if is_cond[image] else "cond"):
+                continue
+            concept = CONCEPTS[erasure.concept]
+            for term, latent in zip(term_ranges(CONCEPTS)[erasure.concept], concept.latents, strict=True):
+                if z[latent] <= mean(statistics, "overall", term, sigma[image]):
+                    continue
+                target = {
+                    "scale": concept.multiplier * mean(statistics, "with_concept", term, sigma[image]) * z[latent],
+                    "ablate": 0.0,
+                    "clamp": mean(statistics, "background", term, sigma[image]),
+                }[erasure.mode]
+                after[latent] = min(after[latent], z[latent] + erasure.strength * (target - z[latent]))
+        result[image, :, row, column] += (after - z) @ sae.W_dec.double() / sae.input_scale.double()
+    return result
+
+
+def latents(sae: SparseAutoencoder, vector: torch.Tensor) -> torch.Tensor:
+    """z of one vector [d] in fp64, one latent at a time."""
+    normalised = (vector - sae.input_shift.double()) * sae.input_scale.double() - sae.b_dec.double()
+    z = [max(0.0, float(row.double() @ normalised + bias)) for row, bias in zip(sae.W_enc, sae.b_enc, strict=True)]
+    match sae.config.activation:
+        case "topk":
+            smallest = sorted(z, reverse=True)[sae.config.k - 1]
+            z = [value if value >= smallest else 0.0 for value in z]
+        case "batchtopk":
+            z = [value if value > sae.threshold else 0.0 for value in z]
+        case "jumprelu":
+            z = [value if value > threshold else 0.0 for value, threshold in zip(z, sae.threshold, strict=True)]
+    return torch.tensor(z, dtype=torch.float64)
+
+
+def mean(statistics: ConceptStatistics, name: str, term: int, sigma: float) -> float:
+    """A mean at a noise level, linear in log sigma between the two noise levels around it."""
+    table = getattr(statistics, name)[:, term].double()
+    levels = statistics.sigmas.double()
+    upper = next(index for index in range(1, len(levels)) if levels[index] >= sigma)
+    share = math.log(sigma / levels[upper - 1]) / math.log(levels[upper] / levels[upper - 1])
+    return float((1 - share) * table[upper - 1] + share * table[upper])
+
+
+@pytest.mark.parametrize("mode", ["scale", "ablate", "clamp"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_edit_is_the_formula(x, activation, mode):
+    sae = random_sae(activation)
+    erasures = (Erasure(1, 1.0, mode), Erasure(2, 0.6, mode))
+    expected = reference(x, *erasures, sae=sae)
+    assert (expected != x).any(dim=1).float().mean() > 0.1
+    torch.testing.assert_close(edit(x, *erasures, sae=sae).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_edit_is_the_formula_with_all_modes_ranges_and_branches_at_once(x):
+    sae = random_sae("jumprelu")
+    erasures = (
+        Erasure(0, 2.0, "scale", sigma_end=0.5),
+        Erasure(1, 1.0, "ablate", branch="cond"),
+        Erasure(2, 0.3, "clamp", sigma_start=2.0),
+        Erasure(3, 1.0, "scale", branch="uncond"),
+    )
+    torch.testing.assert_close(
+        edit(x, *erasures, sae=sae).double(), reference(x, *erasures, sae=sae), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (6, 2)])
+def test_maps_of_any_shape_are_edited(height, width):
+    x = torch.randn(3, 12, height, width, generator=torch.Generator().manual_seed(3))
+    erasures = [Erasure(index) for index in range(4)]
+    expected = reference(x, *erasures, sae=random_sae())
+    torch.testing.assert_close(edit(x, *erasures).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_topk_leaves_a_latent_alone_that_passes_its_gate_but_is_not_among_the_k_largest():
+    sae = SparseAutoencoder(SAEConfig(3, 3, "topk", 1)).requires_grad_(False)
+    sae.W_enc.copy_(torch.eye(3))
+    sae.W_dec.copy_(torch.eye(3))
+    gate = torch.tensor([[0.5]])
+    statistics = ConceptStatistics(torch.tensor([1.0]), gate, gate, gate)
+    x = torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0]]).T.reshape(1, 3, 1, 2)
+    result = edit(x, Erasure(0, mode="ablate"), sae=sae, concepts=(Concept("first", "", (0,)),), statistics=statistics)
+    assert result[0, :, 0].T.tolist() == [[1.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("mode", ["scale", "ablate", "clamp", "replace"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_positions_where_nothing_fires_keep_their_bits(x, mode, dtype):
+    x = x.to(dtype)
+    sae = random_sae()
+    gate = random_statistics().at(SIGMA, torch.tensor([3]))["overall"]
+    fires = sae.encode(x.float().movedim(1, -1))[..., 2] > gate[:, :, None]
+    assert fires.any() and not fires.all()
+    result = edit(x, Erasure(2, 1.0, mode), sae=sae)
+    assert torch.equal(result.movedim(1, -1)[~fires], x.movedim(1, -1)[~fires])
+    assert (result.movedim(1, -1)[fires] != x.movedim(1, -1)[fires]).any(dim=1).all()
+
+
+def test_x_itself_is_returned_where_nothing_fires(x):
+    sae = random_sae()
+    sae.b_enc[2] = -1e4
+    assert edit(x, Erasure(2), sae=sae) is x
+
+
+def test_the_maps_given_stay_as_they_are(x):
+    before = x.clone()
+    assert edit(x, Erasure(0), Erasure(1, mode="replace")) is not x
+    assert torch.equal(x, before)
+
+
+def test_the_order_of_erasures_is_irrelevant_even_if_they_share_a_latent(x):
+    erasures = (Erasure(0), Erasure(1, 0.5), Erasure(3, mode="clamp"), Erasure(1, 1.0, "ablate", 2.0))
+    first, *others = (edit(x, *order) for order in permutations(erasures))
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_of_two_erasures_that_share_a_latent_the_one_that_lowers_it_most_wins(x):
+    strong, weak = Erasure(2, 1.0, "scale"), Erasure(2, 1.0, "ablate")
+    assert torch.equal(edit(x, weak, strong), edit(x, strong))
+    assert not torch.equal(edit(x, weak), edit(x, strong))
+
+
+def test_erasing_twice_is_erasing_once(x):
+    assert torch.equal(edit(x, Erasure(1), Erasure(1)), edit(x, Erasure(1)))
+
+
+@pytest.mark.parametrize("mode", ["scale", "ablate", "clamp"])
+@pytest.mark.parametrize("strength", [0.0, 0.5, 3.0])
+def test_the_edit_is_linear_in_its_strength(x, mode, strength):
+    whole = edit(x, Erasure(1, 1.0, mode)) - x
+    torch.testing.assert_close(edit(x, Erasure(1, strength, mode)) - x, strength * whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "start, end, edited",
+    [
+        (math.inf, 0.0, [True, True, True]),
+        (1.0, 0.0, [True, True, False]),
+        (math.inf, 1.0, [False, True, True]),
+        (0.9, 0.5, [False, False, False]),
+    ],
+)
+def test_only_noise_levels_within_the_range_are_edited_both_ends_included(x, start, end, edited):
+    result = edit(x, Erasure(1, sigma_start=start, sigma_end=end))
+    assert [not torch.equal(after, before) for after, before in zip(result, x, strict=True)] == edited
+
+
+@pytest.mark.parametrize("branch, edited", [("both", [1, 1, 1]), ("cond", [1, 1, 0]), ("uncond", [0, 0, 1])])
+def test_only_the_chosen_half_of_guidance_is_edited(x, branch, edited):
+    result = edit(x, Erasure(1, branch=branch))
+    assert [int(not torch.equal(after, before)) for after, before in zip(result, x, strict=True)] == edited
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["scale", "replace"])
+def test_half_precision_stays_half_precision(x, dtype, mode):
+    half = x.to(dtype)
+    result = edit(half, Erasure(1, mode=mode))
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, edit(half.float(), Erasure(1, mode=mode)).to(dtype))
+
+
+@pytest.mark.parametrize("mode", ["scale", "replace"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_each_image_of_a_batch_is_edited_as_if_alone(x, activation, mode):
+    sae = random_sae(activation)
+    together = edit(x, Erasure(1, mode=mode), Erasure(2), sae=sae)
+    for image in range(3):
+        part = slice(image, image + 1)
+        alone = edit(x[part], Erasure(1, mode=mode), Erasure(2), sae=sae, sigma=SIGMA[part], is_cond=BOTH[part])
+        torch.testing.assert_close(together[part], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_memory_that_is_not_contiguous_is_edited_alike(x):
+    channels_last = x.to(memory_format=torch.channels_last)
+    assert torch.equal(edit(channels_last, Erasure(1)), edit(x, Erasure(1)))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_edit_moved_to_a_device_is_the_same_edit(x, activation):
+    erasures = (Erasure(1), Erasure(2, 0.5, "clamp"))
+    original = ConceptEdit(random_sae(activation), CONCEPTS, random_statistics(), erasures)
+    assert torch.equal(original.to(torch.device("cpu"))(x, SIGMA, BOTH), original(x, SIGMA, BOTH))
+
+
+def test_nothing_is_recorded_for_gradients(x):
+    sae = random_sae().requires_grad_(True)
+    assert not edit(x.requires_grad_(True), Erasure(1), sae=sae).requires_grad
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "delete"}, {"branch": "left"}])
+def test_an_unknown_mode_or_branch_is_refused_with_those_there_are(wrong):
+    with pytest.raises(ValueError, match="'(delete|left)'; known are .*(ablate|uncond)"):
+        Erasure(0, **wrong)

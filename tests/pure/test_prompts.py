@@ -1,0 +1,92 @@
+"""Labelled prompts, from JSON lines and from CSV."""
+
+import json
+
+import pytest
+
+from sae_eraser.training.prompts import LabelledPrompt, read_prompts
+
+STAR = LabelledPrompt("a star in neon style", {"object": ("star",), "style": ("neon",)})
+
+
+def test_json_lines():
+    assert read_prompts('{"prompt": "a star in neon style", "object": "star", "style": "neon"}') == [STAR]
+
+
+def test_csv():
+    assert read_prompts("prompt,object,style\na star in neon style, star,neon\n") == [STAR]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "two", "object": ["star", "ring"]}',
+        '{"prompt": "two", "object": "star; ring"}',
+        "prompt,object\ntwo,star;ring",
+    ],
+)
+def test_a_field_may_hold_several_labels(text):
+    assert read_prompts(text) == [LabelledPrompt("two", {"object": ("star", "ring")})]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "plain", "object": "", "style": []}',
+        '{"prompt": "plain", "object": null}',
+        '{"prompt": "plain"}',
+        "prompt,object,style\nplain,,",
+        "prompt,object,style\nplain",
+        "prompt,object\nplain,;",
+    ],
+)
+def test_an_empty_field_is_no_label(text):
+    assert [names for names in read_prompts(text)[0].labels.values() if names] == []
+
+
+def test_a_csv_prompt_in_quotes_may_hold_commas():
+    prompts = read_prompts('prompt,object\n"a star, glowing",star')
+    assert prompts == [LabelledPrompt("a star, glowing", {"object": ("star",)})]
+
+
+def test_an_empty_prompt_is_a_prompt():
+    assert read_prompts('{"prompt": ""}') == [LabelledPrompt("", {})]
+
+
+def test_blank_lines_are_skipped():
+    line = json.dumps({"prompt": "a star in neon style", "object": "star", "style": "neon"})
+    assert read_prompts(f"\n{line}\n\n  \r\n{line}\n") == [STAR, STAR]
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_no_prompts_at_all_says_what_to_write(text):
+    with pytest.raises(ValueError, match="no prompts.*JSON.*CSV"):
+        read_prompts(text)
+
+
+def test_a_broken_json_line_is_named_by_its_number_in_the_text():
+    with pytest.raises(ValueError, match="Line 3 .*star"):
+        read_prompts('{"prompt": "a"}\n\n{"prompt": "a star"')
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"prompt": "a"}\n["a"]', "Line 2 .*no JSON object"),
+        ('{"prompt": "a"}\n{"object": "star"}', "Entry 2 .*'prompt'"),
+        ('{"prompt": 3}', "Entry 1 .*'prompt'"),
+        ('{"prompt": "a", "object": 3}', "Entry 1 .*'object'.*3"),
+        ('{"prompt": "a", "object": ["star", 3]}', "Entry 1 .*'object'"),
+        ("object,style\nstar,neon", "Entry 1 .*'prompt'"),
+        ("just some words", "prompts"),
+    ],
+)
+def test_what_is_no_labelled_prompt_is_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_prompts(text)
+
+
+def test_a_csv_row_with_more_fields_than_the_header_is_refused():
+    """An unquoted comma in a prompt would otherwise shift every label."""
+    with pytest.raises(ValueError, match="Entry 1 "):
+        read_prompts("prompt,object,style\na star, glowing,star,neon")

@@ -1,0 +1,69 @@
+"""A cache of made-up activations with planted concepts: every concept is a random direction, which pictures with the
+concept have at about half of their positions."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sae_eraser.training.cache import CachedImage, CacheSettings, CacheWriter
+
+CONCEPTS = [("object", "disc"), ("object", "box"), ("object", "star"), ("style", "wavy"), ("style", "grainy")]
+HOOKPOINT = "mid_block.attentions.0"
+WIDTH, STEPS, POSITIONS = 16, 3, 16
+STRENGTH = 4.0
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Pictures, their labels, and the directions of their concepts."""
+
+    images: list[CachedImage]
+    maps: torch.Tensor
+    """[images, steps, positions, width]."""
+    sigmas: torch.Tensor
+    """[images, steps], descending as a sampler goes."""
+    directions: torch.Tensor
+    """[concepts, width], unit rows."""
+
+    def labels(self) -> torch.Tensor:
+        """bool [images, concepts]."""
+        return torch.tensor([[name in image.labels[group] for group, name in CONCEPTS] for image in self.images])
+
+
+def plant(seeds: range) -> Planted:
+    """A picture of every object in every style for every seed; the directions are always the same."""
+    directions = torch.nn.functional.normalize(
+        torch.randn(len(CONCEPTS), WIDTH, generator=torch.Generator().manual_seed(7)), dim=1
+    )
+    names = {group: [name for kind, name in CONCEPTS if kind == group] for group, _ in CONCEPTS}
+    images = [
+        CachedImage(f"a {shape} in {style} style", seed, {"object": [shape], "style": [style]})
+        for seed in seeds
+        for shape in names["object"]
+        for style in names["style"]
+    ]
+    maps = torch.stack([_maps(image, directions) for image in images])
+    return Planted(images, maps, torch.tensor([8.0, 2.0, 0.5]).repeat(len(images), 1), directions)
+
+
+def _maps(image: CachedImage, directions: torch.Tensor) -> torch.Tensor:
+    key = hashlib.sha256(f"{image.prompt}{image.seed}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "big"))
+    maps = 1.0 + 0.1 * torch.randn(STEPS, POSITIONS, WIDTH, generator=generator)
+    for (group, name), direction in zip(CONCEPTS, directions, strict=True):
+        if name in image.labels[group]:
+            shown = torch.rand(STEPS, POSITIONS, 1, generator=generator) < 0.5
+            maps += STRENGTH * shown * direction
+    return maps
+
+
+def write_cache(folder: Path, planted: Planted) -> Path:
+    """Two shards."""
+    settings = CacheSettings("SD15", {HOOKPOINT: WIDTH}, "output", {"steps": STEPS}, planted.images)
+    writer = CacheWriter(folder, settings)
+    half = len(planted.images) // 2
+    for part in (slice(0, half), slice(half, None)):
+        writer.write_shard({HOOKPOINT: planted.maps[part]}, planted.sigmas[part])
+    return folder

@@ -1,5 +1,6 @@
 """ComfyUI's modules in this process: files in this folder may import them at their top."""
 
+import functools
 import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -35,3 +36,20 @@ def world(pack):
     from shapecanvas.world import open_world
 
     return open_world()
+
+
+@pytest.fixture(scope="session")
+def model(world):
+    """The small world's model, with SAEs of random weights for it in models/sae."""
+    from with_comfyui.random_files import write_random_saes
+
+    write_random_saes(BASE / "models" / "sae")
+    return world.model
+
+
+@pytest.fixture(scope="session")
+def sample(world):
+    """sample(model, ...) -> latents, see sampling.sample_with."""
+    from with_comfyui.sampling import sample_with
+
+    return functools.partial(sample_with, world.clip)

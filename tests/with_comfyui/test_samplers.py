@@ -1,0 +1,63 @@
+"""Samplers that call the model once a step, several times, or with noise of their own; and several in one workflow."""
+
+import pytest
+import torch
+
+from sae_eraser.nodes.block_hooks import BlockHook, resolve_hookpoint, with_hooks
+from with_comfyui.random_files import UP
+from with_comfyui.sampling import differs, erase
+
+SAMPLERS = ["euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_2m", "dpmpp_sde", "uni_pc"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_call_is_edited_with_the_noise_level_it_has(model, sample, sampler):
+    """heun and others call the model at noise levels between the steps; none may be guessed by counting."""
+    asked, seen = [], []
+
+    def ask(apply_model, arguments):
+        asked.append(arguments["timestep"])
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    def hook(x, sigma, is_cond):
+        seen.append(sigma)
+        assert sigma.shape == is_cond.shape == (len(x),)
+        return x
+
+    hooked = with_hooks(model, (BlockHook(resolve_hookpoint(model, "mid_block.attentions.0"), "output", hook),))
+    hooked.set_model_unet_function_wrapper(ask)
+    sample(hooked, sampler=sampler, images=2)
+    assert torch.equal(torch.stack(seen), torch.stack(asked))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_erases_and_repeats_itself(model, sample, sampler):
+    erased = erase(model)
+    first = sample(erased, sampler=sampler)
+    assert differs(first, sample(model, sampler=sampler))
+    assert torch.equal(sample(erased, sampler=sampler), first)
+
+
+def test_samplers_with_other_steps_share_a_patched_model(model, sample):
+    erased = erase(erase(model, end=0.7), sae=UP)
+    workflow = [("euler", 5), ("heun", 3), ("dpmpp_2s_ancestral", 4), ("euler", 2), ("dpmpp_2m", 5), ("euler", 5)]
+    alone = [sample(erase(erase(model, end=0.7), sae=UP), sampler=sampler, steps=steps) for sampler, steps in workflow]
+    for (sampler, steps), expected in zip(workflow, alone, strict=True):
+        assert torch.equal(sample(erased, sampler=sampler, steps=steps), expected)
+
+
+def test_a_second_pass_continues_the_first(comfyui, world, model):
+    """KSampler (Advanced) twice, 2 and 2 of 4 steps, as in a hires workflow: the same as all 4 at once."""
+    conditioning = [comfyui.nodes.CLIPTextEncode().encode(world.clip, text)[0] for text in ("a star", "")]
+    erased = erase(model)
+
+    def steps(latent, start, end, add_noise):
+        node = comfyui.nodes.KSamplerAdvanced()
+        leftover = "enable" if end < 4 else "disable"
+        arguments = (erased, add_noise, 1, 4, 3.0, "euler", "normal", *conditioning, latent, start, end, leftover)
+        return node.sample(*arguments)[0]
+
+    empty = {"samples": torch.zeros(1, 16, 8, 8)}
+    once = steps(empty, 0, 4, "enable")
+    twice = steps(steps(empty, 0, 2, "enable"), 2, 4, "disable")
+    torch.testing.assert_close(twice["samples"], once["samples"], rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 """The trainer's parts: data, initial autoencoder, latents while training, threshold and multipliers."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -9,7 +11,13 @@ from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import concept_statistics, estimate_threshold
 from sae_eraser.training.data import ConceptMaps, load_maps
-from sae_eraser.training.trainer import TrainingConfig, new_autoencoder, train_unsupervised, training_latents
+from sae_eraser.training.trainer import (
+    TrainingConfig,
+    new_autoencoder,
+    train_supervised,
+    train_unsupervised,
+    training_latents,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,18 @@ def test_unsupervised_training_explains_more_and_keeps_decoder_rows_at_unit_norm
     assert [report["step"] for report in reports] == list(range(1, 41))
     assert reports[-1]["fvu"] < 0.5 * reports[0]["fvu"]
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(32))
+
+
+def test_the_learning_rate_falls_to_zero_at_the_end_of_both_phases(data):
+    """So that the weights come to rest: the last of 50 steps moves them by a tenth of a full step."""
+    sae = new_autoencoder(SAEConfig(16, 32, "batchtopk", 2), data[0], seed=0)
+    config = TrainingConfig(unsupervised_steps=50, supervised_steps=50, vectors=256, maps=16)
+    groups = [group for group, _ in CONCEPTS]
+    for train in (train_unsupervised, lambda *rest: train_supervised(rest[0], [0, 1, 2, 3, 4], groups, *rest[1:])):
+        weights = [sae.W_enc.detach().clone()]
+        train(sae, data[0], config, lambda _, weights=weights: weights.append(sae.W_enc.detach().clone()))
+        moved = [(after - before).norm() for before, after in itertools.pairwise(weights)]
+        assert moved[-1] < 0.3 * moved[39]
 
 
 def test_statistics_are_plain_means_over_pictures_and_positions():

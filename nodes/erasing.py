@@ -1,7 +1,6 @@
 """Puts erasures on a model; erasures of one SAE become one edit with one encode, however many nodes are chained."""
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -11,20 +10,21 @@ from .block_hooks import BlockHook, get_hooks, model_family, resolve_hookpoint, 
 from .sae_files import LoadedSAE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EraseFunction:
     """The function of a BlockHook that erases."""
 
     sae: LoadedSAE
     erasures: tuple[Erasure, ...]
+    edits: dict[torch.device, ConceptEdit] = field(default_factory=dict)
+    """The prepared edit on every device where it has run."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
-        return self._edit(x.device)(x, sigma, is_cond)
-
-    @functools.cache  # noqa: B019  one entry for each device; lives as long as the hook
-    def _edit(self, device: torch.device) -> ConceptEdit:
-        sae = self.sae
-        return ConceptEdit(sae.autoencoder, sae.header.concepts, sae.statistics, self.erasures).to(device)
+        if x.device not in self.edits:
+            sae = self.sae
+            edit = ConceptEdit(sae.autoencoder, sae.header.concepts, sae.statistics, self.erasures)
+            self.edits[x.device] = edit.to(x.device)
+        return self.edits[x.device](x, sigma, is_cond)
 
 
 def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -> tuple[float, float]:

@@ -22,18 +22,26 @@ def build_sae(
     hookpoint: str,
     out: Path,
     *,
+    groups: list[str] | None,
     n_latents: int,
     k: int,
     activation: str,
     config: TrainingConfig,
     progress: Progress,
 ) -> SAEHeader:
-    """Trains an SAE with one latent for every label in the cache and writes it to `out`."""
-    concepts = [(group, name) for group, names in cache.groups().items() for name in names]
-    if not concepts:
+    """Trains an SAE with one latent for every label of these groups (None: of all) and writes it to `out`.
+
+    Raises CacheError if the cache has no such labels, or if a concept is in all or none of the pictures.
+    """
+    labels = cache.groups()
+    if not labels:
         raise CacheError(
             f"{cache.folder} has no labels, so there is no concept to find. Collect with labelled prompts."
         )
+    for group in groups or ():
+        if group not in labels:
+            raise CacheError(f"{cache.folder} has no labels of a group '{group}'. It has: {', '.join(labels)}.")
+    concepts = [(group, name) for group in groups or labels for name in labels[group]]
     training, validation = load_maps(cache, hookpoint, concepts)
     for column, (group, name) in enumerate(concepts):
         for part, data in (("training", training), ("validation", validation)):
@@ -49,9 +57,9 @@ def build_sae(
     )
     estimate_threshold(sae, training, config.seed)
     latents = assign_latents(concept_scores(latent_means(sae, training), training.labels))
-    groups = [group for group, _ in concepts]
+    kinds = [group for group, _ in concepts]
     train_supervised(
-        sae, latents, groups, training, config, lambda numbers: progress("supervise", config.supervised_steps, numbers)
+        sae, latents, kinds, training, config, lambda numbers: progress("supervise", config.supervised_steps, numbers)
     )
     estimate_threshold(sae, training, config.seed)
     statistics = concept_statistics(sae, latents, training)

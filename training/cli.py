@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, required=True, help="the SAE file to write, e.g. models/sae/mine.safetensors"
     )
     train.add_argument("--hookpoint", help="which hookpoint of the cache; needed if it holds several")
+    train.add_argument("--groups", nargs="+", help="which groups of labels become concepts (default: all)")
     train.add_argument("--latents", type=int, help="number of latents (default: 16 times the width)")
     train.add_argument("--k", type=int, default=32, help="latents kept for each vector (default: %(default)s)")
     train.add_argument("--activation", choices=ACTIVATIONS, default="batchtopk", help="default: %(default)s")
@@ -72,6 +73,7 @@ def _train(options: argparse.Namespace) -> None:
         cache,
         hookpoint,
         options.out,
+        groups=options.groups,
         n_latents=options.latents or 16 * hookpoints.get(hookpoint, 0),
         k=options.k,
         activation=options.activation,

@@ -146,6 +146,8 @@ def train_classifier(work: Path, per_pair: int, steps: int) -> Classifier:
     def loss_of(step, generator):
         batch = torch.randint(len(pictures), (128,), generator=generator)
         inputs = as_input(pictures[batch])
+        for _ in range(step % 4):  # sampled pictures are a little softer than drawn ones
+            inputs = F.avg_pool2d(inputs, 3, stride=1, padding=1, count_include_pad=False)
         noise = torch.rand((len(batch), 1, 1, 1), generator=generator) * 0.1
         inputs = inputs + noise * torch.randn(inputs.shape, generator=generator)
         with bf16():
@@ -199,14 +201,14 @@ def train_autoencoder(work: Path, pictures: torch.Tensor, encode: Callable, step
         return inputs, encode(inputs)
 
     def decoder_loss(step, generator):
-        inputs, latents = batch_of(generator, 32)
+        inputs, latents = batch_of(generator, 16)
         noise = torch.rand((len(inputs), 1, 1, 1), generator=generator) * 0.25
         with bf16():
             drawn = model.taesd_decoder(latents + noise * torch.randn(latents.shape, generator=generator)).float()
         return F.l1_loss(drawn, inputs) + F.mse_loss(drawn, inputs)
 
     def encoder_loss(step, generator):
-        inputs, latents = batch_of(generator, 32)
+        inputs, latents = batch_of(generator, 16)
         with bf16():
             return F.mse_loss(model.taesd_encoder(inputs).float(), latents)
 
@@ -299,8 +301,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and checkpoints (1 GB)")
     parser.add_argument("--per-pair", type=int, default=300, help="pictures drawn of every object x style pair")
     parser.add_argument("--diffusion-steps", type=int, default=5000)
-    parser.add_argument("--autoencoder-steps", type=int, default=3000)
-    parser.add_argument("--classifier-steps", type=int, default=900)
+    parser.add_argument("--autoencoder-steps", type=int, default=2400)
+    parser.add_argument("--classifier-steps", type=int, default=800)
     arguments = parser.parse_args()
     work = arguments.work
     work.mkdir(parents=True, exist_ok=True)

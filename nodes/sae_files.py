@@ -34,6 +34,8 @@ def list_saes() -> dict[str, tuple[str, ...]]:
     found = {}
     for name in folder_paths.get_filename_list(FOLDER):
         path = folder_paths.get_full_path(FOLDER, name)
+        if path is None:  # a link to a file that is gone
+            continue
         try:
             found[name] = tuple(concept.name for concept in _header(*_stamp(path)).concepts)
         except (SAEFileError, OSError):

@@ -64,21 +64,24 @@ def find_concept(concepts: tuple[Concept, ...], name: str) -> int:
 
     Raises UnknownConcept, which lists those there are.
     """
-    group, _, bare = name.rpartition(":")
-    group, bare = group.strip().casefold(), bare.strip().casefold()
-    found = [
-        index
-        for index, concept in enumerate(concepts)
-        if concept.name.casefold() == bare and group in ("", concept.group.casefold())
-    ]
+    wanted = name.strip().casefold()
+    found = [index for index, concept in enumerate(concepts) if concept.name.casefold() == wanted]
+    if not found:
+        group, _, bare = wanted.partition(":")
+        found = [
+            index
+            for index, concept in enumerate(concepts)
+            if (concept.group.casefold(), concept.name.casefold()) == (group.strip(), bare.strip())
+        ]
     if len(found) == 1:
         return found[0]
     if found:
         choices = ", ".join(f"'{concepts[index].group}: {concepts[index].name}'" for index in found)
         raise UnknownConcept(f"'{name}' names {len(found)} concepts; write one of {choices}.")
     names = [concept.name for concept in concepts]
-    near = difflib.get_close_matches(bare, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    folded = {concept_name.casefold(): concept_name for concept_name in names}
+    near = difflib.get_close_matches(wanted.rpartition(":")[2].strip(), folded, n=1)
+    hint = f" Did you mean '{folded[near[0]]}'?" if near else ""
     raise UnknownConcept(f"This SAE has no concept '{name.strip()}'.{hint} It has: {', '.join(names) or 'none'}.")
 
 

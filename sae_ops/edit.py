@@ -119,14 +119,16 @@ class ConceptEdit:
         maps = x.flatten(2)
         z = self._latents(maps, gate)
         fires = z[:, self._columns] > gate  # [images, terms, positions]
-        image, position = fires.any(dim=1).nonzero(as_tuple=True)
-        if not len(image):
+        if not fires.any():
             return x
-        delta = self._delta(z[image, :, position], fires[image, :, position], means, image)
+        replaced = (fires * (self._replaces * self._strength)[:, None]).amax(dim=1)  # [images, positions]
+        has_donors = (replaced == 0).any(dim=1)[:, None, None]
+        moved = fires & ~(self._replaces[:, None] & has_donors)  # where latents move instead of whole vectors
+        image, position = moved.any(dim=1).nonzero(as_tuple=True)
+        delta = self._delta(z[image, :, position], moved[image, :, position], means, image)
         result = maps.clone()
         result[image, :, position] = (maps[image, :, position].float() + delta).to(x.dtype)
         if self._replaces.any():
-            replaced = (fires * (self._replaces * self._strength)[:, None]).amax(dim=1)
             result = _take_from_neighbours(result, replaced, x.shape[-1])
         return result.reshape(x.shape)
 

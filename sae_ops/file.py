@@ -5,6 +5,7 @@ SparseAutoencoder's state, and "concepts.<name>" for every field of ConceptStati
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def load_sae(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistic
                 f"{path}: '{name}' should have the shape {shape}, but the file holds {found}. "
                 "Its header and its tensors do not belong together; train or download the SAE again."
             )
+    if tensors["input_scale"] <= 0:
+        raise SAEFileError(f"{path}: 'input_scale' must be positive, but is {tensors['input_scale']}. Train it again.")
     sigmas = tensors["concepts.sigmas"]
     if sigmas[0] <= 0 or (sigmas.diff() <= 0).any():
         raise SAEFileError(f"{path}: the noise levels of its concepts must be positive and ascending; train it again.")
@@ -108,24 +111,22 @@ def _parse(path: Path, metadata: dict[str, str]) -> SAEHeader:
         version = fields.pop("version")
         if version > FORMAT_VERSION:
             raise SAEFileError(f"{path} was written by a newer SAE Eraser (format {version}). Update this pack.")
-        header = SAEHeader(
-            **{
-                **fields,
-                "autoencoder": SAEConfig(**fields["autoencoder"]),
-                "concepts": tuple(
-                    Concept(**{**concept, "latents": tuple(concept["latents"])}) for concept in fields["concepts"]
-                ),
-            }
-        )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        config = SAEConfig(**fields.pop("autoencoder"))
+        concepts = tuple(_concept(concept, config) for concept in fields.pop("concepts"))
+        header = SAEHeader(**fields, autoencoder=config, concepts=concepts)
+        if header.hooked not in HOOKED_TENSORS:
+            raise ValueError(f"hooked tensor '{header.hooked}' is unknown; known are {', '.join(HOOKED_TENSORS)}")
+    except SAEFileError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SAEFileError(f"{path}: its header cannot be understood ({error}). Train or download it again.") from error
-    n = header.autoencoder.n_latents
-    if any(not 0 <= latent < n for concept in header.concepts for latent in concept.latents):
-        raise SAEFileError(
-            f"{path}: a concept points at a latent beyond the {n} there are. Train or download it again."
-        )
-    if header.hooked not in HOOKED_TENSORS:
-        raise SAEFileError(
-            f"{path}: hooked tensor '{header.hooked}' is unknown; known are {', '.join(HOOKED_TENSORS)}."
-        )
     return header
+
+
+def _concept(fields: dict, config: SAEConfig) -> Concept:
+    concept = Concept(**{**fields, "latents": tuple(fields["latents"])})
+    if any(not 0 <= latent < config.n_latents for latent in concept.latents):
+        raise ValueError(f"'{concept.name}' points at a latent beyond the {config.n_latents} there are")
+    if not math.isfinite(concept.multiplier):
+        raise ValueError(f"the multiplier of '{concept.name}' is {concept.multiplier}")
+    return concept

@@ -47,6 +47,9 @@ def prepare_base(base: Path) -> None:
     _link(base / "custom_nodes" / "sae-eraser", ROOT)
     _link(base / "custom_nodes" / "shapecanvas", SHAPECANVAS / "extension")
     _link(base / "models" / "checkpoints" / "shapecanvas.safetensors", weights / "shapecanvas.safetensors")
+    for stale in (base / "models" / "sae").glob("*.safetensors"):
+        if stale.is_symlink() and not stale.exists():
+            stale.unlink()
     for sae in weights.glob("sae_*.safetensors"):
         _link(base / "models" / "sae" / sae.name, sae)
 

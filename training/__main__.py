@@ -14,4 +14,5 @@ if not __package__:
     sys.modules["sae_eraser"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["sae_eraser"])
 
-sys.exit(importlib.import_module("sae_eraser.training.cli").main())
+if __name__ == "__main__":
+    sys.exit(importlib.import_module("sae_eraser.training.cli").main())

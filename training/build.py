@@ -51,6 +51,8 @@ def build_sae(
                     "with and without it, and more seeds."
                 )
     sae_config = SAEConfig(training.maps.shape[-1], n_latents, activation, k)
+    if n_latents < len(concepts):
+        raise ValueError(f"{len(concepts)} concepts need as many latents, not {n_latents}. Choose a larger number.")
     sae = new_autoencoder(sae_config, training, config.seed)
     train_unsupervised(
         sae, training, config, lambda numbers: progress("reconstruct", config.unsupervised_steps, numbers)

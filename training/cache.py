@@ -69,14 +69,14 @@ class CacheWriter:
 
     def write_shard(self, activations: dict[str, torch.Tensor], sigmas: torch.Tensor) -> None:
         """The next images: per hookpoint [images, steps, positions, width], and sigmas [images, steps]."""
-        for name, tensor in activations.items():
+        tensors = {name: tensor.half().contiguous() for name, tensor in activations.items()}
+        for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise CacheError(
                     f"The activations at {name} hold NaN or infinity; the model or its precision is at fault."
                 )
         file = f"shard-{len(self.manifest['shards']):05d}.safetensors"
         path = self.folder / file
-        tensors = {name: tensor.half().contiguous() for name, tensor in activations.items()}
         write_atomically(path, lambda part: save_file({**tensors, "sigmas": sigmas.float().contiguous()}, part))
         self.manifest["shards"].append({"file": file, "images": len(sigmas), "sha256": _sha256(path.read_bytes())})
         write_atomically(self.folder / MANIFEST, lambda part: part.write_text(json.dumps(self.manifest, indent=1)))
@@ -140,17 +140,17 @@ class Cache:
 def _read_manifest(folder: Path) -> dict:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["version"] != CACHE_VERSION:
+            raise CacheError(
+                f"{folder} has cache format {manifest['version']}, this pack reads {CACHE_VERSION}. Update the pack."
+            )
+        return {"version": CACHE_VERSION, "settings": manifest["settings"], "shards": manifest["shards"]}
     except FileNotFoundError as error:
         raise CacheError(f"{folder} is no activation cache: it has no {MANIFEST}.") from error
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CacheError(
             f"{folder / MANIFEST} cannot be read ({error}). Delete the cache folder and collect again."
         ) from error
-    if manifest["version"] != CACHE_VERSION:
-        raise CacheError(
-            f"{folder} has cache format {manifest['version']}, this pack reads {CACHE_VERSION}. Update the pack."
-        )
-    return manifest
 
 
 def _sha256(content: bytes) -> str:

@@ -69,6 +69,9 @@ def calibrated_multipliers(
     for column, latent in enumerate(latents):
         shows = data.labels[:, column]
         logits = [sae.pre_acts(part.flatten(0, 2).float())[:, latent] for part in (data.maps[shows], data.maps[~shows])]
+        if not (logits[0] > 0).any() or not statistics.with_concept[:, column].any():
+            multipliers.append(-1.0)  # the latent never fires: nothing to go by
+            continue
         typical, background = logits[0][logits[0] > 0].mean(), logits[1].mean()
         gain = (sae.W_enc[latent] @ sae.W_dec[latent]).clamp(min=0.1)
         target = typical - 2 * (typical - background) / gain

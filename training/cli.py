@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..sae_ops.autoencoder import ACTIVATIONS
 from ..sae_ops.file import read_header
 from .build import build_sae
 from .cache import Cache
@@ -29,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--groups", nargs="+", help="which groups of labels become concepts (default: all)")
     train.add_argument("--latents", type=int, help="number of latents (default: 16 times the width)")
     train.add_argument("--k", type=int, default=32, help="latents kept for each vector (default: %(default)s)")
-    train.add_argument("--activation", choices=ACTIVATIONS, default="batchtopk", help="default: %(default)s")
+    train.add_argument(
+        "--activation", choices=("batchtopk", "topk", "relu"), default="batchtopk", help="default: %(default)s"
+    )
     train.add_argument(
         "--unsupervised-steps", type=int, default=defaults.unsupervised_steps, help="default: %(default)s"
     )
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.command(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"sae-eraser: {error}", file=sys.stderr)
         return 1
     return 0
@@ -58,6 +59,7 @@ def _train(options: argparse.Namespace) -> None:
     config = TrainingConfig(
         unsupervised_steps=options.unsupervised_steps, supervised_steps=options.supervised_steps, seed=options.seed
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the training rather than after it
     bars: dict[str, tqdm] = {}
 
     def progress(phase: str, steps: int, numbers: dict[str, float]) -> None:

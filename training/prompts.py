@@ -21,15 +21,15 @@ def read_prompts(text: str) -> list[LabelledPrompt]:
     CSV: prompt,object,style; several labels of a field are separated by ";". Empty fields are no label.
     Raises ValueError that names the line.
     """
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if lines and lines[0][1].lstrip().startswith("{"):
+        rows = [_json_row(number, line) for number, line in lines]
+    else:
+        rows = list(csv.DictReader(io.StringIO("\n".join(line for _, line in lines)), skipinitialspace=True))
+    if not rows:
         raise ValueError(
             "There are no prompts. Write one JSON object a line, or CSV with the header prompt,object,style."
         )
-    if lines[0].lstrip().startswith("{"):
-        rows = [_json_row(number, line) for number, line in enumerate(lines, start=1)]
-    else:
-        rows = list(csv.DictReader(io.StringIO("\n".join(lines)), skipinitialspace=True))
     return [_labelled(number, row) for number, row in enumerate(rows, start=1)]
 
 
@@ -46,6 +46,11 @@ def _json_row(number: int, line: str) -> dict:
 def _labelled(number: int, row: dict) -> LabelledPrompt:
     if not isinstance(row.get("prompt"), str):
         raise ValueError(f"Entry {number} of the prompts has no text under 'prompt': {str(row)[:80]}")
+    if None in row:  # csv's key for what the header has no name for
+        raise ValueError(
+            f"Entry {number} of the prompts has more fields than the header. Put prompts with commas in quotes: "
+            f"{row['prompt'][:80]}"
+        )
     labels = {}
     for group, value in row.items():
         if group == "prompt" or not value:

@@ -17,8 +17,8 @@ Report = Callable[[dict[str, float]], None]
 class TrainingConfig:
     """How an SAE is trained; the defaults suit a cache of a few hundred thousand vectors."""
 
-    unsupervised_steps: int = 2000
-    supervised_steps: int = 1500
+    unsupervised_steps: int = 1000
+    supervised_steps: int = 800
     vectors: int = 2048
     """Activation vectors a step in the unsupervised phase."""
     maps: int = 96

@@ -2,6 +2,7 @@
 
 PYTHONPATH=tests .venv/bin/python -m shapecanvas locate      where concepts are decided
 PYTHONPATH=tests .venv/bin/python -m shapecanvas collect     the cache for the SAEs, into output/sae_cache
+PYTHONPATH=tests .venv/bin/python -m shapecanvas calibrate   the multipliers of an SAE, by what is drawn
 PYTHONPATH=tests .venv/bin/python -m shapecanvas evaluate    the world's pictures, and concepts erased one by one
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from checkout import ROOT
 from comfy_process import become_comfyui, load_pack, load_small_world
+from comfy_server import SHAPECANVAS
 
 BASE = ROOT / ".comfyui-base"
 
@@ -23,6 +25,8 @@ def main() -> None:
     collect_options.add_argument("hookpoints", nargs="+")
     collect_options.add_argument("--seeds", type=int, default=8)
     collect_options.add_argument("--name", default="shapecanvas")
+    calibrate_options = commands.add_parser("calibrate")
+    calibrate_options.add_argument("sae", help="file in models/sae")
     evaluate_options = commands.add_parser("evaluate")
     evaluate_options.add_argument("--sae", help="file in models/sae; without it only the world is measured")
     evaluate_options.add_argument("--concepts", nargs="*", default=[])
@@ -35,6 +39,7 @@ def main() -> None:
     become_comfyui(BASE)
     load_small_world()
     load_pack(BASE)
+    from .calibrate import calibrate
     from .collect import collect
     from .evaluate import evaluate_erasing, evaluate_world
     from .locate import locate
@@ -46,6 +51,8 @@ def main() -> None:
     elif options.command == "collect":
         folder = collect(world, options.hookpoints, options.seeds, options.name)
         print(Path(folder))
+    elif options.command == "calibrate":
+        calibrate(world, SHAPECANVAS / "weights" / options.sae)
     elif options.sae is None:
         print(evaluate_world(world, options.seeds))
     else:

@@ -24,7 +24,7 @@ demo: $(SETUP)  ## make before and after pictures with a real ComfyUI
 test: lint  ## run everything that must pass
 	"$(PY)" -m pytest
 
-world: $(SETUP)  ## train the small world anew (two hours on two cores)
+world: $(SETUP)  ## train the small world anew (about an hour on two cores)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
 
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188

@@ -36,7 +36,7 @@ class SparseAutoencoder(nn.Module):
         pre_acts = W_enc (x~ - b_dec) + b_enc,  z = activation(ReLU(pre_acts)),  x^ = z W_dec + b_dec,
 
     and x^ in the units of x is x^ / input_scale + input_shift. Rows of W_dec have unit norm after training.
-    (SAeUron, arXiv 2501.18052, section 3; BatchTopK, arXiv 2412.06410.)
+    (SAeUron, arXiv 2501.18052; BatchTopK, arXiv 2412.06410.)
     """
 
     input_shift: torch.Tensor

@@ -20,7 +20,7 @@ class Concept:
     latents: tuple[int, ...]
     """Rows of W_enc and W_dec that carry it; one after supervised training."""
     multiplier: float = -1.0
-    """gamma of the edit `scale` at strength 1.0 (SAeUron, section 4)."""
+    """gamma of the edit `scale` at strength 1.0 (SAeUron, arXiv 2501.18052)."""
     facts: dict = field(default_factory=dict)
     """Measured while training: accuracy, separation and the like. Not used for erasing."""
 

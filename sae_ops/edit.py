@@ -29,7 +29,7 @@ class Erasure:
     mode: str = "scale"
     """Where z exceeds its mean over all pictures, mu(sigma, D), the latent becomes
 
-    "scale": z' = multiplier * mu(sigma, D_c) * z (SAeUron, arXiv 2501.18052, eq. 7, with the right sign of the error),
+    "scale": z' = multiplier * mu(sigma, D_c) * z (SAeUron, arXiv 2501.18052, with the right sign of the error),
     "ablate": z' = 0,
     "clamp": z' = its mean over pictures without the concept,
     "replace": the whole vector becomes that of the nearest position of the same map where the concept was not

@@ -17,7 +17,7 @@ def concept_scores(means: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
         s(i, t, c) = mu(i, t, D_c) / sum_j mu(j, t, D_c) - mu(i, t, D_not c) / sum_j mu(j, t, D_not c)
 
-    means [images, steps, n], labels bool [images, concepts]. (SAeUron, arXiv 2501.18052, eq. 5.)
+    means [images, steps, n], labels bool [images, concepts]. (SAeUron, arXiv 2501.18052.)
     """
     scores = []
     for concept in labels.T:

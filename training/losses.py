@@ -17,7 +17,7 @@ def auxiliary_loss(
     """AuxK: the d/2 largest dead latents learn to explain what the living ones leave over.
 
     x and reconstruction [vectors, d] normalised, pre_acts [vectors, n], dead bool [n]. The residual x - x^ is detached
-    and the auxiliary reconstruction has no b_dec; scaled by min(dead / k_aux, 1). (Gao et al., arXiv 2406.04093, A.2.)
+    and the auxiliary reconstruction has no b_dec; scaled by min(dead / k_aux, 1). (Gao et al., arXiv 2406.04093.)
     """
     k_aux = min(x.shape[1] // 2, int(dead.sum()))
     if k_aux == 0:
@@ -32,7 +32,7 @@ def auxiliary_loss(
 def concept_loss(logits: torch.Tensor, labels: torch.Tensor, positive_weight: torch.Tensor) -> torch.Tensor:
     """BCE on true logits [maps, concepts] (pre_acts averaged over positions, no ReLU) against labels 0/1.
 
-    positive_weight [concepts] balances the classes. (SAEmnesia, arXiv 2509.21379, eq. 6, without its ReLU.)
+    positive_weight [concepts] balances the classes. (SAEmnesia, arXiv 2509.21379, without its ReLU.)
     """
     return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive_weight)
 
@@ -40,7 +40,7 @@ def concept_loss(logits: torch.Tensor, labels: torch.Tensor, positive_weight: to
 def decorrelation_loss(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """Mean squared Pearson correlation over a batch between concepts of different groups.
 
-    logits [maps, concepts], groups int [concepts]. (SAEmnesia, arXiv 2509.21379, eq. 7.)
+    logits [maps, concepts], groups int [concepts]. (SAEmnesia, arXiv 2509.21379.)
     """
     centred = logits - logits.mean(dim=0)
     normed = centred / centred.norm(dim=0).clamp(min=1e-6)

@@ -7,7 +7,6 @@ PYTHONPATH=tests .venv/bin/python -m shapecanvas evaluate    the world's picture
 """
 
 import argparse
-from pathlib import Path
 
 from checkout import ROOT
 from comfy_process import become_comfyui, load_pack, load_small_world
@@ -49,8 +48,7 @@ def main() -> None:
     if options.command == "locate":
         print(locate(world, options.pictures))
     elif options.command == "collect":
-        folder = collect(world, options.hookpoints, options.seeds, options.name)
-        print(Path(folder))
+        print(collect(world, options.hookpoints, options.seeds, options.name))
     elif options.command == "calibrate":
         calibrate(world, SHAPECANVAS / "weights" / options.sae)
     elif options.sae is None:

@@ -12,6 +12,7 @@ import torch
 
 from .classifier import classify
 from .concepts import OBJECTS, STYLES, pair_prompt
+from .evaluate import erased_model
 from .world import World, decode, sample_latents
 
 STRENGTHS = (0.6, 0.8, 1.0, 1.5, 2.5)
@@ -19,33 +20,22 @@ FIRST_SEED = 2_000_000
 PICTURES = 36  # that ask for the concept, and as many that do not
 
 
-def calibrate(world: World, path: Path) -> str:
-    """Rewrites the SAE file with the multipliers found; returns a Markdown table of what was measured."""
-    from sae_eraser.nodes.erase_concept import EraseConcept
+def calibrate(world: World, path: Path) -> None:
+    """Rewrites the SAE file with the multipliers found; prints a Markdown table of what was measured."""
     from sae_eraser.sae_ops.file import load_sae, save_sae
 
     sae, header, statistics = load_sae(path)
-    lines = ["| concept | strength | UA | IRA | CRA |", "|---|---|---|---|---|"]
+    print("| concept | strength | UA | IRA | CRA |\n|---|---|---|---|---|")
     concepts = []
     for concept in header.concepts:
         scores = {}
         for strength in STRENGTHS:
-            settings = {
-                "strength": strength,
-                "start_percent": 0.0,
-                "end_percent": 1.0,
-                "mode": "scale",
-                "branch": "both",
-            }
-            chosen = {"sae": path.name, "concept": concept.name}
-            (model,) = EraseConcept.execute(model=world.model, sae=chosen, **settings).result
+            model = erased_model(world, path.name, concept.name, strength=strength)
             scores[strength] = _scores(world, model, concept.group, concept.name)
         best = max(scores, key=lambda strength: min(scores[strength]))
-        lines.append(f"| {concept.name} | {best} | " + " | ".join(f"{score:.0f}" for score in scores[best]) + " |")
-        print(lines[-1], flush=True)
+        print(f"| {concept.name} | {best} | " + " | ".join(f"{score:.0f}" for score in scores[best]) + " |", flush=True)
         concepts.append(replace(concept, multiplier=concept.multiplier * best))
     save_sae(path, sae, replace(header, concepts=tuple(concepts)), statistics)
-    return "\n".join(lines)
 
 
 def _scores(world: World, model, group: str, name: str) -> tuple[float, float, float]:

@@ -10,14 +10,18 @@ def evaluate_world(world: World, seeds_per_pair: int) -> dict[str, float]:
     return {group: 100 * verdicts.accuracy(group) for group in ("object", "style")}
 
 
-def evaluate_erasing(world: World, sae_name: str, concept: str, seeds_per_pair: int, **settings) -> dict[str, float]:
-    """UA, IRA and CRA of one concept, in per cent, and the worst of the others; settings are those of Erase Concept."""
+def erased_model(world: World, sae_name: str, concept: str, **settings):
+    """The world's model as Erase Concept hands it on, with the node's defaults unless `settings` say otherwise."""
     from sae_eraser.nodes.erase_concept import EraseConcept
 
     defaults = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "mode": "scale", "branch": "both"}
     chosen = {"sae": sae_name, "concept": concept}
-    (model,) = EraseConcept.execute(model=world.model, sae=chosen, **{**defaults, **settings}).result
-    verdicts = judge(world, seeds_per_pair, model)
+    return EraseConcept.execute(model=world.model, sae=chosen, **{**defaults, **settings}).result[0]
+
+
+def evaluate_erasing(world: World, sae_name: str, concept: str, seeds_per_pair: int, **settings) -> dict[str, float]:
+    """UA, IRA and CRA of one concept, in per cent, and the worst of the others; settings are those of Erase Concept."""
+    verdicts = judge(world, seeds_per_pair, erased_model(world, sae_name, concept, **settings))
     group = "object" if concept in OBJECTS else "style"
     kept = {name: verdicts.accuracy("object", name) for name in OBJECTS}
     kept |= {name: verdicts.accuracy("style", name) for name in STYLES}

@@ -23,14 +23,14 @@ def exchange(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> tor
 
 
 def pairs_of_prompts(count: int, vary: str, seed: int = 0) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Pairs of (object, style) that differ in "object", "style" or "both"."""
+    """Pairs of (object, style) that differ in "object" or in "style" alone."""
     rng = random.Random(seed)
     found = []
     while len(found) < count:
         objects, styles = rng.sample(range(len(OBJECTS)), 2), rng.sample(range(len(STYLES)), 2)
         if vary == "object":
             styles[1] = styles[0]
-        elif vary == "style":
+        else:
             objects[1] = objects[0]
         found.append(((objects[0], styles[0]), (objects[1], styles[1])))
     return found
@@ -50,7 +50,7 @@ def moved(world: World, names: list[str], vary: str, pictures: int) -> dict[str,
     other = torch.cat(list(reversed(asked.chunk(2))))
     shares = {}
     for column, (group, seen) in enumerate({"object": objects, "style": styles}.items()):
-        if vary in (group, "both"):
+        if vary == group:
             shares[f"{group} follows"] = (seen == other[:, column]).float().mean().item()
         shares[f"{group} stays"] = (seen == asked[:, column]).float().mean().item()
     return shares

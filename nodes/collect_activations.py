@@ -1,46 +1,22 @@
 """Collect Activations: samples labelled prompts and writes the cache that training reads."""
 
+import hashlib
 from pathlib import Path
 
 import comfy.model_management
 import comfy.samplers
-import comfy.utils
 import folder_paths
-import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..sae_ops.file import HOOKED_TENSORS
-from ..training.cache import CachedImage, CacheSettings, CacheWriter
+from ..training.cache import Cache, CachedImage, CacheSettings, CacheWriter
 from ..training.prompts import read_prompts
-from .block_hooks import BlockHook, model_family, resolve_hookpoint, with_hooks
+from ..training.storage import STORAGES
+from .block_hooks import BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
+from .cache_filling import fill_cache, read_share
+from .collect_progress import Progress, size_text
 from .prompt_batch import sample_prompts
-
-IMAGES_PER_SHARD = 96
-
-
-class Recorder:
-    """The functions of BlockHooks that copy the conditional half of what passes and change nothing."""
-
-    def __init__(self):
-        self.steps: dict[str, list[torch.Tensor]] = {}
-        self.sigmas: dict[str, list[torch.Tensor]] = {}
-
-    def function(self, name: str):
-        def record(x, sigma, is_cond):
-            if is_cond.any():
-                vectors = x[is_cond].flatten(2).movedim(1, 2)
-                self.steps.setdefault(name, []).append(vectors.to("cpu", torch.float16))
-                self.sigmas.setdefault(name, []).append(sigma[is_cond].cpu())
-            return x
-
-        return record
-
-    def take(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Activations of the batch by hookpoint, [images, steps, positions, width], and sigmas [images, steps]."""
-        activations = {name: torch.stack(steps, dim=1) for name, steps in self.steps.items()}
-        sigmas = torch.stack(next(iter(self.sigmas.values())), dim=1)
-        self.steps, self.sigmas = {}, {}
-        return activations, sigmas
+from .recording import COLLECTED_BRANCHES, Keep, Recorder
 
 
 class CollectActivations(io.ComfyNode):
@@ -81,6 +57,7 @@ class CollectActivations(io.ComfyNode):
                 io.Int.Input("width", default=512, min=16, max=8192, step=8),
                 io.Int.Input("height", default=512, min=16, max=8192, step=8),
                 io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="Pictures sampled at once."),
+                *_what_to_keep(),
                 io.Combo.Input(
                     "hooked",
                     options=list(HOOKED_TENSORS),
@@ -88,15 +65,52 @@ class CollectActivations(io.ComfyNode):
                     advanced=True,
                     tooltip="Read the block's output, or output minus input (residual).",
                 ),
+                io.String.Input(
+                    "shard",
+                    default="1/1",
+                    advanced=True,
+                    tooltip="Several machines can fill one cache: 1/4 on the first of four, then 2/4, 3/4 and 4/4, all "
+                    "else equal. They write to one folder, or to folders of the same name to be merged later.",
+                ),
             ],
             outputs=[io.String.Output("cache", tooltip="The folder of the cache.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
+    def fingerprint_inputs(cls, prompts=None, name=None, **kwargs):
+        """Runs again if the file of prompts has changed, or if the cache has lost or won shards.
+
+        An input that another node computes is None here.
+        """
+        facts = [_prompt_text(prompts or "")]
+        if name:
+            facts += sorted(path.name for path in cache_folder(name).glob("shard-*.json"))
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    @classmethod
     def execute(
-        cls, model, clip, prompts, hookpoints, name, seeds, first_seed, batch_size, hooked, **sampling
+        cls,
+        model,
+        clip,
+        prompts,
+        hookpoints,
+        name,
+        seeds,
+        first_seed,
+        batch_size,
+        storage,
+        keep_steps,
+        keep_positions,
+        sigma_min,
+        sigma_max,
+        branch,
+        hooked,
+        shard,
+        **sampling,
     ) -> io.NodeOutput:
-        points = [resolve_hookpoint(model, point) for point in hookpoints.split(",") if point.strip()]
+        found = [resolve_hookpoint(model, point) for point in hookpoints.split(",") if point.strip()]
+        points = list(dict.fromkeys(found))
         if not points:
             raise ValueError("No hookpoint is named. Write for example up_blocks.1.attentions.1.")
         images = [
@@ -104,29 +118,36 @@ class CollectActivations(io.ComfyNode):
             for seed in range(seeds)
             for entry in read_prompts(_prompt_text(prompts))
         ]
+        kept = {
+            "keep_steps": keep_steps,
+            "keep_positions": keep_positions,
+            "sigma_min": sigma_min,
+            "sigma_max": sigma_max,
+            "branch": branch,
+        }
         settings = CacheSettings(
-            model_family(model), {point.name: point.width for point in points}, hooked, sampling, images
+            model_family(model),
+            {point.name: point.width for point in points},
+            hooked,
+            sampling | kept,
+            images,
+            storage,
         )
-        writer = CacheWriter(cache_folder(name), settings)
-        recorder = Recorder()
+        recorder = Recorder(Keep(keep_steps, keep_positions, sigma_min, sigma_max, branch))
         hooks = tuple(BlockHook(point, hooked, recorder.function(point.name)) for point in points)
-        recorded = with_hooks(model, hooks)
-        progress = comfy.utils.ProgressBar(len(images))
-        while writer.images_done < len(images):
-            progress.update_absolute(writer.images_done)
-            shard = images[writer.images_done : writer.images_done + IMAGES_PER_SHARD]
-            batches = []
-            for start in range(0, len(shard), batch_size):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                batch = shard[start : start + batch_size]
-                sample_prompts(recorded, clip, [i.prompt for i in batch], [i.seed for i in batch], **sampling)
-                batches.append(recorder.take())
-                progress.update(len(batch))
-            activations = {
-                point.name: torch.cat([activations[point.name] for activations, _ in batches]) for point in points
-            }
-            writer.write_shard(activations, torch.cat([sigmas for _, sigmas in batches]))
-        return io.NodeOutput(str(writer.folder))
+        recorded = with_hooks(model, (*get_hooks(model), *hooks))
+
+        def sample(indices: range):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            batch = images[indices.start : indices.stop]
+            recorder.start(indices)
+            sample_prompts(recorded, clip, [i.prompt for i in batch], [i.seed for i in batch], **sampling)
+            return recorder.take()
+
+        folder = cache_folder(name)
+        with Progress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
+            writer = fill_cache(folder, settings, read_share(shard), batch_size, sample, progress)
+        return io.NodeOutput(str(folder), ui=ui.PreviewText(_summary(writer)))
 
 
 def cache_folder(name: str) -> Path:
@@ -138,11 +159,70 @@ def cache_folder(name: str) -> Path:
     return folder
 
 
+def _what_to_keep() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "storage",
+            options=list(STORAGES),
+            default="fp16",
+            tooltip="int8 takes half the space of fp16 and costs about 1 % of precision; bf16 holds larger numbers.",
+        ),
+        io.Int.Input(
+            "keep_steps",
+            default=0,
+            min=0,
+            max=10_000,
+            tooltip="Keep so many of the model's calls for a picture, spread evenly, the first and the last included. "
+            "0 keeps all.",
+        ),
+        io.Int.Input(
+            "keep_positions",
+            default=0,
+            min=0,
+            max=2**24,
+            tooltip="Keep so many positions of every map, drawn at random for every picture and call. 0 keeps all.",
+        ),
+        io.Float.Input(
+            "sigma_min",
+            default=0.0,
+            min=0.0,
+            max=1e6,
+            step=0.01,
+            advanced=True,
+            tooltip="Keep only calls at this noise level (sigma) or above.",
+        ),
+        io.Float.Input(
+            "sigma_max",
+            default=0.0,
+            min=0.0,
+            max=1e6,
+            step=0.01,
+            advanced=True,
+            tooltip="Keep only calls at this noise level (sigma) or below. 0 is no limit.",
+        ),
+        io.Combo.Input(
+            "branch",
+            options=list(COLLECTED_BRANCHES),
+            default="cond",
+            tooltip="Which half of classifier-free guidance is kept: that of the prompt (cond), or both.",
+        ),
+    ]
+
+
+def _summary(writer: CacheWriter) -> str:
+    missing, shards = len(writer.missing()), writer.settings.shards
+    if missing:
+        return f"{writer.folder} has {shards - missing} of {shards} shards. The others come from the other machines."
+    return (
+        f"{writer.folder} is complete: {len(writer.settings.images)} pictures, {size_text(Cache(writer.folder).bytes)}."
+    )
+
+
 def _prompt_text(prompts: str) -> str:
     """The text itself, or the content of the file in the input folder that it names."""
     if prompts.strip().endswith((".jsonl", ".csv")) and "\n" not in prompts.strip():
         path = Path(folder_paths.get_input_directory(), prompts.strip()).resolve()
         if not path.is_relative_to(Path(folder_paths.get_input_directory()).resolve()) or not path.is_file():
             raise ValueError(f"{prompts.strip()} is not in ComfyUI's input folder. Put the file there.")
-        return path.read_text()
+        return path.read_text(encoding="utf-8-sig")
     return prompts

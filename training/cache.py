@@ -1,24 +1,34 @@
-"""The activation cache: a folder of safetensors shards and a manifest that says what lies in them.
+"""The activation cache: a folder of safetensors shards.
 
-Each shard holds, for consecutive images, "<hookpoint name>" fp16 [images, steps, positions, width] and
-"sigmas" fp32 [images, steps]. A shard counts once the manifest names it with its checksum; both are written
-atomically, so that a stop at any moment loses at most the shard being written.
+    manifest.json              what is sampled, and into how many shards it goes; written with the first shard
+    shard-00000.safetensors    for consecutive images "<hookpoint name>" [images, maps, positions, width] in the
+                               cache's storage (see storage.py) and "sigmas" fp32 [images, maps]
+    shard-00000.json           its checksum, written last: a shard without one does not count
+
+A map is what one image has at one call of the model: [positions, width] at a hookpoint. Where both halves of guidance
+are kept, an image has two maps of each call, the conditional one first. Everything is written atomically, so a stop at
+any moment loses at most the shard being written, and several machines can write shards of one cache.
 """
 
+import errno
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ..sae_ops.atomic_write import write_atomically
+from .storage import SCALE, restored, stored
 
 MANIFEST = "manifest.json"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CacheError(ValueError):
@@ -43,60 +53,145 @@ class CacheSettings:
     """diffusers' name -> width."""
     hooked: str
     sampling: dict
-    """Sampler, scheduler, steps, cfg, width, height: for the reader and for comparing."""
+    """Sampler, scheduler, steps, cfg, width, height, what was kept: for the reader and for comparing."""
     images: list[CachedImage] = field(repr=False)
+    storage: str = "fp16"
+    """"fp16", "bf16" or "int8"."""
+    images_per_shard: int = 96
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.images) // self.images_per_shard)
+
+    def shard_images(self, shard: int) -> range:
+        """Indices of the images in this shard."""
+        first = shard * self.images_per_shard
+        return range(first, min(first + self.images_per_shard, len(self.images)))
+
+
+def begun_images_per_shard(folder: Path) -> int | None:
+    """Of the cache that was begun in this folder; None if there is none. Raises CacheError if it cannot be read."""
+    return _read_manifest(folder).images_per_shard if (folder / MANIFEST).exists() else None
 
 
 class CacheWriter:
-    """Writes a cache shard by shard and goes on where an earlier run with the same settings stopped."""
+    """Writes shards, and knows which of them an earlier run with the same settings has written."""
 
     def __init__(self, folder: Path, settings: CacheSettings):
-        """Raises CacheError if the folder holds a cache with other settings."""
-        self.folder = folder
-        self.manifest: dict = {"version": CACHE_VERSION, "settings": asdict(settings), "shards": []}
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / MANIFEST).exists():
-            existing = _read_manifest(folder)
-            if existing["settings"] != self.manifest["settings"]:
-                raise CacheError(
-                    f"{folder} holds a cache made with other settings. Choose another name, or delete that folder."
-                )
-            self.manifest = existing
+        """Writes nothing yet. Raises CacheError if the folder holds a cache with other settings."""
+        self.folder, self.settings = folder, settings
+        self._begun = self._has_manifest()
 
-    @property
-    def images_done(self) -> int:
-        return sum(shard["images"] for shard in self.manifest["shards"])
+    def missing(self, part: int = 0, parts: int = 1) -> list[int]:
+        """The shards still to be written of every parts-th, counted from `part`."""
+        return [
+            shard for shard in range(part, self.settings.shards, parts) if not _checksum(self.folder, shard).exists()
+        ]
 
-    def write_shard(self, activations: dict[str, torch.Tensor], sigmas: torch.Tensor) -> None:
-        """The next images: per hookpoint [images, steps, positions, width], and sigmas [images, steps]."""
-        tensors = {name: tensor.half().contiguous() for name, tensor in activations.items()}
-        for name, tensor in tensors.items():
+    def write_shard(self, shard: int, activations: dict[str, torch.Tensor], sigmas: torch.Tensor) -> None:
+        """Its images: per hookpoint [images, maps, positions, width], and sigmas [images, maps].
+
+        Raises CacheError if values are not finite or the disk is full, ValueError if they do not fit into fp16.
+        """
+        tensors = {"sigmas": sigmas.float().contiguous()}
+        for name, tensor in activations.items():
             if not torch.isfinite(tensor).all():
                 raise CacheError(
                     f"The activations at {name} hold NaN or infinity; the model or its precision is at fault."
                 )
-        file = f"shard-{len(self.manifest['shards']):05d}.safetensors"
-        path = self.folder / file
-        write_atomically(path, lambda part: save_file({**tensors, "sigmas": sigmas.float().contiguous()}, part))
-        self.manifest["shards"].append({"file": file, "images": len(sigmas), "sha256": _sha256(path.read_bytes())})
-        write_atomically(self.folder / MANIFEST, lambda part: part.write_text(json.dumps(self.manifest, indent=1)))
+            tensors |= stored(name, tensor, self.settings.storage)
+        if not self._begun and not self._has_manifest():
+            manifest = json.dumps({"version": CACHE_VERSION, "settings": asdict(self.settings)}, indent=1)
+            self._write(self.folder / MANIFEST, lambda part: part.write_text(manifest))
+        self._begun = True
+        path = _shard(self.folder, shard)
+        for leftover in self.folder.glob(f"{path.stem}.*.part"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        self._write(path, lambda part: save_file(tensors, part))
+        facts = json.dumps({"sha256": _sha256(path), "bytes": path.stat().st_size})
+        self._write(_checksum(self.folder, shard), lambda part: part.write_text(facts))
+
+    def _has_manifest(self) -> bool:
+        if not (self.folder / MANIFEST).exists():
+            return False
+        found = _read_manifest(self.folder)
+        differing = [f.name for f in fields(CacheSettings) if getattr(found, f.name) != getattr(self.settings, f.name)]
+        if differing:
+            raise CacheError(
+                f"{self.folder} holds a cache made with other settings ({', '.join(differing)}). Choose another name, "
+                "or delete that folder."
+            )
+        return True
+
+    def _write(self, path: Path, write) -> None:
+        try:
+            write_atomically(path, write)
+        except (OSError, SafetensorError) as error:
+            if any(getattr(error, "errno", None) == full or os.strerror(full) in str(error) for full in _DISK_FULL):
+                raise CacheError(
+                    f"The disk of {self.folder} is full. Free some space and run the same again: it goes on at "
+                    f"{path.name}."
+                ) from error
+            raise
 
 
 class Cache:
-    """A cache opened for reading."""
+    """A finished cache, opened for reading."""
 
-    def __init__(self, folder: Path):
-        """Raises CacheError if there is none or if it is not finished."""
+    def __init__(self, folder: Path, skip_bad_shards: bool = False):
+        """Raises CacheError if there is none, if shards are missing or of the wrong size.
+
+        skip_bad_shards: such shards are left out instead; `self.bad_shards` names them.
+        """
         self.folder = folder
-        manifest = _read_manifest(folder)
-        settings = manifest["settings"]
-        self.settings = CacheSettings(**{**settings, "images": [CachedImage(**image) for image in settings["images"]]})
-        self._shards = manifest["shards"]
-        done = sum(shard["images"] for shard in self._shards)
-        if done != len(self.settings.images):
+        self.settings = _read_manifest(folder)
+        self.bad_shards: list[str] = []
+        self._skip_bad_shards = skip_bad_shards
+        unwritten = [s for s in range(self.settings.shards) if not _checksum(folder, s).exists()]
+        if unwritten and not skip_bad_shards:
             raise CacheError(
-                f"{folder} holds {done} of {len(self.settings.images)} images. Run the collection again to finish it."
+                f"{folder} holds {self.settings.shards - len(unwritten)} of {self.settings.shards} shards. Run the "
+                "collection again to finish it, or pass --skip-bad-shards to train on what is there."
             )
+        self.bad_shards += [_shard(folder, shard).name for shard in unwritten]
+        self._facts = {}
+        for shard in sorted(set(range(self.settings.shards)) - set(unwritten)):
+            path = _shard(folder, shard)
+            try:
+                facts = _read_facts(_checksum(folder, shard))
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                self._bad(shard, f"has a checksum file that cannot be read ({error})")
+                continue
+            if not path.is_file():
+                self._bad(shard, "is missing")
+            elif path.stat().st_size != facts["bytes"]:
+                self._bad(shard, f"has {path.stat().st_size} bytes instead of {facts['bytes']}")
+            else:
+                self._facts[shard] = facts
+
+    @property
+    def shards(self) -> list[int]:
+        """The shards that can be read."""
+        return list(self._facts)
+
+    @property
+    def images(self) -> list[int]:
+        """Indices into settings.images of all images that can be read, in the order of the shards."""
+        return [image for shard in self.shards for image in self.settings.shard_images(shard)]
+
+    def verify(self) -> Iterator[int]:
+        """Compares every shard with its checksum, yielding its number of bytes after each. Raises CacheError."""
+        with ThreadPoolExecutor(4) as pool:
+            for shard, checksum in zip(
+                self.shards, pool.map(lambda s: _sha256(_shard(self.folder, s)), self.shards), strict=True
+            ):
+                yield self._facts[shard]["bytes"]
+                if checksum != self._facts[shard]["sha256"]:
+                    self._bad(shard, "is damaged (its checksum is wrong)")
+
+    @property
+    def bytes(self) -> int:
+        return sum(facts["bytes"] for facts in self._facts.values())
 
     def groups(self) -> dict[str, list[str]]:
         """Every group of labels and its names, in the order of first appearance."""
@@ -107,51 +202,108 @@ class Cache:
         return {group: list(names) for group, names in found.items()}
 
     def labels(self, concepts: Sequence[tuple[str, str]]) -> torch.Tensor:
-        """(group, name) pairs -> bool [images, concepts]."""
+        """(group, name) pairs -> bool [settings.images, concepts]."""
         images = self.settings.images
         return torch.tensor([[name in image.labels.get(group, ()) for group, name in concepts] for image in images])
 
-    def read(self, hookpoint: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """All activations of one hookpoint, fp16 [images, steps, positions, width], and sigmas [images, steps].
-
-        Every shard's checksum is verified. Raises CacheError if one is missing or damaged.
-        """
+    def shape(self, hookpoint: str) -> tuple[int, int, int]:
+        """(maps of an image, positions, width) at a hookpoint. Raises CacheError if the cache has none of that name."""
         if hookpoint not in self.settings.hookpoints:
             names = ", ".join(self.settings.hookpoints)
             raise CacheError(f"{self.folder} holds nothing of '{hookpoint}'. It holds: {names}.")
-        tensors = [self._read_shard(shard) for shard in self._shards]
-        return torch.cat([t[hookpoint] for t in tensors]), torch.cat([t["sigmas"] for t in tensors])
+        if not self.shards:
+            raise CacheError(f"{self.folder} has no shard that can be read. Collect again.")
+        with self._opened(self.shards[0]) as file:
+            _, maps, positions, width = file.get_slice(hookpoint).get_shape()
+        return maps, positions, width
 
-    def _read_shard(self, shard: dict) -> dict[str, torch.Tensor]:
-        path = self.folder / shard["file"]
-        remedy = "Copy it again, or delete the cache folder and collect again."
+    def read(self, hookpoint: str, shard: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Maps first..last-1 of a shard, images after one another: as stored [maps, positions, width], and scales.
+
+        Reads these bytes alone; restored() makes fp32 of them.
+        """
+        with self._opened(shard) as file:
+            vectors = _read_maps(file, hookpoint, first, last)
+            scale = _read_maps(file, hookpoint + SCALE, first, last) if self.settings.storage == "int8" else None
+        return vectors, scale
+
+    def sigmas(self, shard: int) -> torch.Tensor:
+        """Noise levels fp32 [images, maps]."""
+        with self._opened(shard) as file:
+            return file.get_tensor("sigmas").clone()
+
+    def read_image(self, hookpoint: str, image: int) -> torch.Tensor:
+        """All maps of one image, fp32 [maps, positions, width]. Raises CacheError if they are not finite."""
+        maps, *_ = self.shape(hookpoint)
+        shard, place = divmod(image, self.settings.images_per_shard)
+        vectors = restored(*self.read(hookpoint, shard, place * maps, (place + 1) * maps))
+        if not torch.isfinite(vectors).all():
+            raise CacheError(f"{_shard(self.folder, shard)} holds NaN or infinity at {hookpoint}. Collect again.")
+        return vectors
+
+    def _opened(self, shard: int):
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CacheError(f"The shard {path} cannot be read ({error}). {remedy}") from error
-        if _sha256(content) != shard["sha256"]:
-            raise CacheError(f"The shard {path} is damaged (its checksum is wrong). {remedy}")
-        try:
-            return load(content)
-        except SafetensorError as error:
-            raise CacheError(f"The shard {path} is damaged ({error}). {remedy}") from error
+            return safe_open(_shard(self.folder, shard), framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CacheError(
+                f"The shard {_shard(self.folder, shard)} cannot be read ({error}). Collect it again."
+            ) from error
+
+    def _bad(self, shard: int, fault: str) -> None:
+        path = _shard(self.folder, shard)
+        if not self._skip_bad_shards:
+            raise CacheError(
+                f"The shard {path} {fault}. Copy it again; or delete {_checksum(self.folder, shard).name} and collect "
+                "again, which makes this shard anew; or pass --skip-bad-shards to train without it."
+            )
+        self.bad_shards.append(path.name)
+        self._facts.pop(shard, None)
 
 
-def _read_manifest(folder: Path) -> dict:
+def _read_maps(file, name: str, first: int, last: int) -> torch.Tensor:
+    """Rows first..last-1 of [images, maps, ...] with the two leading dimensions taken as one."""
+    part = file.get_slice(name)
+    maps = part.get_shape()[1]
+    images = part[first // maps : -(-last // maps)]
+    return images.flatten(0, 1)[first % maps : first % maps + last - first]
+
+
+def _shard(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.safetensors"
+
+
+def _checksum(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.json"
+
+
+def _read_facts(path: Path) -> dict:
+    facts = json.loads(path.read_text())
+    return {"sha256": str(facts["sha256"]), "bytes": int(facts["bytes"])}
+
+
+def _read_manifest(folder: Path) -> CacheSettings:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest["version"] != CACHE_VERSION:
             raise CacheError(
-                f"{folder} has cache format {manifest['version']}, this pack reads {CACHE_VERSION}. Update the pack."
+                f"{folder} has cache format {manifest['version']}, this pack reads {CACHE_VERSION}. Collect it again "
+                "under another name, or use the version of the pack that wrote it."
             )
-        return {"version": CACHE_VERSION, "settings": manifest["settings"], "shards": manifest["shards"]}
+        settings = manifest["settings"]
+        return CacheSettings(**{**settings, "images": [CachedImage(**image) for image in settings["images"]]})
     except FileNotFoundError as error:
         raise CacheError(f"{folder} is no activation cache: it has no {MANIFEST}.") from error
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except CacheError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise CacheError(
             f"{folder / MANIFEST} cannot be read ({error}). Delete the cache folder and collect again."
         ) from error
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

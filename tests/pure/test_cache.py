@@ -1,5 +1,6 @@
 """The activation cache: written shard by shard, continued after a stop, checked when read."""
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -8,11 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_eraser.training.cache import Cache, CachedImage, CacheError, CacheSettings, CacheWriter
+from sae_eraser.training import cache as cache_module
+from sae_eraser.training.cache import (
+    Cache,
+    CachedImage,
+    CacheError,
+    CacheSettings,
+    CacheWriter,
+    begun_images_per_shard,
+)
+from sae_eraser.training.storage import STORAGES, restored
 
+MID, UP = "mid_block.attentions.0", "up_blocks.1.attentions.1"
 SETTINGS = CacheSettings(
     "SD15",
-    {"mid_block.attentions.0": 4, "up_blocks.1.attentions.1": 2},
+    {MID: 4, UP: 2},
     "output",
     {"steps": 3, "cfg": 7.0, "sampler_name": "euler"},
     [
@@ -20,30 +31,33 @@ SETTINGS = CacheSettings(
         CachedImage("a wavy box", 0, {"object": ["box"], "style": ["wavy"]}),
         CachedImage("nothing", 0, {}),
         CachedImage("a disc and a box", 1, {"object": ["disc", "box"]}),
+        CachedImage("a box", 1, {"object": ["box"]}),
     ],
+    images_per_shard=2,
 )
 
 
-def shard(images: slice) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What is to be written for these images; 3 steps and maps of 2 x 3 positions."""
+def vectors(images: range = range(5)) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What is to be written for these images; 3 maps of 6 positions."""
     generator = torch.Generator().manual_seed(0)
     activations = {
-        name: torch.randn(4, 3, 6, width, generator=generator)[images] for name, width in SETTINGS.hookpoints.items()
+        name: torch.randn(5, 3, 6, width, generator=generator)[images.start : images.stop]
+        for name, width in SETTINGS.hookpoints.items()
     }
-    return activations, torch.rand(4, 3, generator=generator)[images]
+    return activations, torch.rand(5, 3, generator=generator)[images.start : images.stop]
 
 
-def write(folder: Path, *shards: slice, settings: CacheSettings = SETTINGS) -> CacheWriter:
+def write(folder: Path, *shards: int, settings: CacheSettings = SETTINGS) -> CacheWriter:
     writer = CacheWriter(folder, settings)
-    for images in shards:
-        writer.write_shard(*shard(images))
+    for shard in shards:
+        writer.write_shard(shard, *vectors(settings.shard_images(shard)))
     return writer
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A finished cache of two shards."""
-    write(tmp_path / "cache", slice(0, 3), slice(3, 4))
+    """A finished cache of three shards, the last of them with one image."""
+    write(tmp_path / "cache", 0, 1, 2)
     return tmp_path / "cache"
 
 
@@ -51,33 +65,67 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_is_written_is_read_back_in_fp16(folder):
-    cache = Cache(folder)
-    assert cache.settings == SETTINGS
-    activations, sigmas = shard(slice(None))
-    for name in SETTINGS.hookpoints:
-        read, read_sigmas = cache.read(name)
-        assert torch.equal(read, activations[name].half())
-        assert torch.equal(read_sigmas, sigmas)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_what_is_written_is_read_back(tmp_path, storage):
+    write(tmp_path, 0, 1, 2, settings=replace(SETTINGS, storage=storage))
+    cache = Cache(tmp_path)
+    assert cache.settings == replace(SETTINGS, storage=storage)
+    activations, sigmas = vectors()
+    error = {"fp16": 5e-4, "bf16": 4e-3, "int8": 5e-3}[storage]
+    for name, expected in activations.items():
+        assert cache.shape(name) == (3, 6, SETTINGS.hookpoints[name])
+        for image in range(5):
+            read = cache.read_image(name, image)
+            assert read.dtype == torch.float32
+            assert ((read - expected[image]).abs() <= error * expected[image].abs().amax(-1, keepdim=True)).all()
+    assert torch.equal(torch.cat([cache.sigmas(shard) for shard in cache.shards]), sigmas)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_any_run_of_maps_is_read_in_order(tmp_path, storage):
+    write(tmp_path, 0, 1, 2, settings=replace(SETTINGS, storage=storage))
+    cache = Cache(tmp_path)
+    whole = torch.cat([cache.read_image(UP, 2), cache.read_image(UP, 3)])
+    for first, last in ((0, 6), (0, 1), (2, 4), (3, 6), (5, 6)):
+        read = restored(*cache.read(UP, 1, first, last))
+        assert torch.equal(read, whole[first:last])
 
 
 def test_labels_are_found_by_group_and_name(folder):
     cache = Cache(folder)
     assert cache.groups() == {"object": ["disc", "box"], "style": ["wavy"]}
     labels = cache.labels([("object", "box"), ("style", "wavy"), ("style", "box")])
-    assert labels.tolist() == [[False, False, False], [True, True, False], [False, False, False], [True, False, False]]
+    assert labels[:, 0].tolist() == [False, True, False, True, True]
+    assert labels[:, 1].tolist() == [False, True, False, False, False]
+    assert not labels[:, 2].any()
+
+
+def test_nothing_is_written_before_the_first_shard(tmp_path):
+    assert CacheWriter(tmp_path / "new", SETTINGS).missing() == [0, 1, 2]
+    assert not (tmp_path / "new").exists()
+    assert begun_images_per_shard(tmp_path / "new") is None
 
 
 def test_a_cache_goes_on_where_it_was_stopped(folder, tmp_path):
-    write(tmp_path / "stopped", slice(0, 3))
+    write(tmp_path / "stopped", 0, 2)
+    assert begun_images_per_shard(tmp_path / "stopped") == 2
     writer = CacheWriter(tmp_path / "stopped", SETTINGS)
-    assert writer.images_done == 3
-    writer.write_shard(*shard(slice(3, 4)))
+    assert writer.missing() == [1]
+    writer.write_shard(1, *vectors(range(2, 4)))
     assert contents(tmp_path / "stopped") == contents(folder)
 
 
+def test_machines_write_every_nth_shard_of_one_cache(folder, tmp_path):
+    for part in range(2):
+        write(tmp_path / "shared", *CacheWriter(tmp_path / "shared", SETTINGS).missing(part, 2))
+        write(tmp_path / f"alone{part}", *CacheWriter(tmp_path / f"alone{part}", SETTINGS).missing(part, 2))
+    assert contents(tmp_path / "shared") == contents(folder)
+    assert contents(tmp_path / "alone0") | contents(tmp_path / "alone1") == contents(folder)
+    assert "shard-00001.json" not in contents(tmp_path / "alone0")
+
+
 def test_a_stop_while_a_shard_is_written_loses_that_shard_alone(folder, tmp_path, monkeypatch):
-    writer = write(tmp_path / "stopped", slice(0, 3))
+    writer = write(tmp_path / "stopped", 0)
 
     def stop(*arguments):
         raise KeyboardInterrupt
@@ -85,16 +133,46 @@ def test_a_stop_while_a_shard_is_written_loses_that_shard_alone(folder, tmp_path
     for moment in ("replace", "fsync"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, moment, stop)
-            writer.write_shard(*shard(slice(3, 4)))
+            writer.write_shard(1, *vectors(range(2, 4)))
         writer = CacheWriter(tmp_path / "stopped", SETTINGS)
-        assert writer.images_done == 3
-    writer.write_shard(*shard(slice(3, 4)))
+        assert writer.missing() == [1, 2]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache_module, "_sha256", stop)  # between a shard and its checksum
+        writer.write_shard(1, *vectors(range(2, 4)))
+    assert CacheWriter(tmp_path / "stopped", SETTINGS).missing() == [1, 2]
+    write(tmp_path / "stopped", 1, 2)
     assert contents(tmp_path / "stopped") == contents(folder)
+
+
+def test_what_a_killed_process_left_of_a_shard_goes_when_it_is_written_again(folder, tmp_path):
+    write(tmp_path / "killed", 0, 2)
+    (tmp_path / "killed" / "shard-00001.safetensors.4711.part").write_bytes(b"half")
+    write(tmp_path / "killed", 1)
+    assert contents(tmp_path / "killed") == contents(folder)
+
+
+@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("name", ["fsync", "save_file"])
+def test_a_full_disk_is_named_and_the_cache_goes_on(folder, tmp_path, monkeypatch, full, name):
+    writer = write(tmp_path / "full", 0)
+
+    def fail(*arguments):
+        if name == "fsync":
+            raise OSError(full, os.strerror(full))
+        raise cache_module.SafetensorError(f"I/O error: {os.strerror(full)} (os error {full})")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if name == "fsync" else cache_module, name, fail)
+        with pytest.raises(CacheError, match=f"disk of {tmp_path / 'full'} is full.*goes on at shard-00001"):
+            writer.write_shard(1, *vectors(range(2, 4)))
+    assert not list((tmp_path / "full").glob("*.part"))
+    write(tmp_path / "full", *CacheWriter(tmp_path / "full", SETTINGS).missing())
+    assert contents(tmp_path / "full") == contents(folder)
 
 
 def test_a_finished_cache_has_nothing_left_to_do(folder):
     before = contents(folder)
-    assert CacheWriter(folder, SETTINGS).images_done == 4
+    assert CacheWriter(folder, SETTINGS).missing() == []
     assert contents(folder) == before
 
 
@@ -102,32 +180,43 @@ def test_a_finished_cache_has_nothing_left_to_do(folder):
     "changed",
     [
         {"model_family": "SDXL"},
-        {"hookpoints": {"mid_block.attentions.0": 4}},
+        {"hookpoints": {MID: 4}},
         {"hooked": "residual"},
         {"sampling": SETTINGS.sampling | {"steps": 4}},
         {"images": SETTINGS.images[:3]},
+        {"storage": "int8"},
+        {"images_per_shard": 3},
     ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_cache_with_other_settings_is_left_alone(folder, changed):
     before = contents(folder)
-    with pytest.raises(CacheError, match=f"{folder} .*other settings.*another name"):
+    with pytest.raises(CacheError, match=rf"{folder} .*other settings \({next(iter(changed))}\).*another name"):
         CacheWriter(folder, replace(SETTINGS, **changed))
     assert contents(folder) == before
 
 
+def test_two_machines_that_begin_at_once_with_other_settings_do_not_mix(tmp_path):
+    one, other = CacheWriter(tmp_path, SETTINGS), CacheWriter(tmp_path, replace(SETTINGS, hooked="residual"))
+    one.write_shard(0, *vectors(range(0, 2)))
+    before = contents(tmp_path)
+    with pytest.raises(CacheError, match="other settings"):
+        other.write_shard(1, *vectors(range(2, 4)))
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
 def test_activations_that_fp16_cannot_hold_are_refused(tmp_path, value):
-    activations, sigmas = shard(slice(None))
-    activations["mid_block.attentions.0"][0, 0, 0, 0] = value
-    with pytest.raises(CacheError, match="mid_block.attentions.0"):
-        CacheWriter(tmp_path, SETTINGS).write_shard(activations, sigmas)
-    assert CacheWriter(tmp_path, SETTINGS).images_done == 0
+    activations, sigmas = vectors(range(0, 2))
+    activations[MID][0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=MID):
+        CacheWriter(tmp_path / "cache", SETTINGS).write_shard(0, activations, sigmas)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_an_unfinished_cache_is_refused(tmp_path):
-    write(tmp_path, slice(0, 3))
-    with pytest.raises(CacheError, match=f"{tmp_path} holds 3 of 4 images. Run the collection again"):
+    write(tmp_path, 0, 2)
+    with pytest.raises(CacheError, match=f"{tmp_path} holds 2 of 3 shards. Run the collection again"):
         Cache(tmp_path)
 
 
@@ -136,43 +225,88 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path):
         Cache(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}', '{"name": "site", "version": "1.0"}'])
-@pytest.mark.parametrize("use", [Cache, lambda folder: CacheWriter(folder, SETTINGS)], ids=["read", "write"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"{}", b'{"version": 2}', b'{"version": 2, "settings": {}}', b"\xff\xfe"]
+)
+@pytest.mark.parametrize("use", [Cache, lambda folder: CacheWriter(folder, SETTINGS), begun_images_per_shard])
 def test_a_broken_manifest_is_named(folder, text, use):
-    (folder / "manifest.json").write_text(text)
-    with pytest.raises(CacheError, match=str(folder)):
+    (folder / "manifest.json").write_bytes(text)
+    with pytest.raises(CacheError, match=f"{folder}.*cannot be read.*collect again"):
         use(folder)
 
 
-def test_a_cache_of_a_newer_version_is_refused(folder):
+@pytest.mark.parametrize("version", [1, 3, "1.0"])
+def test_a_cache_of_another_version_is_refused(folder, version):
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 2}))
-    with pytest.raises(CacheError, match="format 2.*Update the pack"):
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": version}))
+    with pytest.raises(CacheError, match=f"format {version}, this pack reads 2. Collect it again"):
         Cache(folder)
 
 
-def test_a_missing_shard_is_named(folder):
-    (folder / "shard-00001.safetensors").unlink()
-    with pytest.raises(CacheError, match="shard-00001.safetensors cannot be read.*collect again"):
-        Cache(folder).read("mid_block.attentions.0")
+def missing_shard(path: Path) -> None:
+    path.unlink()
 
 
-def test_a_truncated_shard_is_named(folder):
-    path = folder / "shard-00000.safetensors"
+def truncated_shard(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(CacheError, match="shard-00000.safetensors is damaged.*collect again"):
-        Cache(folder).read("mid_block.attentions.0")
 
 
-def test_one_flipped_bit_is_found(folder):
-    path = folder / "shard-00001.safetensors"
+def flipped_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CacheError, match="shard-00001.safetensors is damaged.*checksum"):
-        Cache(folder).read("up_blocks.1.attentions.1")
+
+
+def broken_checksum(path: Path) -> None:
+    path.with_suffix(".json").write_text("{}")
+
+
+def missing_checksum(path: Path) -> None:
+    path.with_suffix(".json").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (missing_shard, "shard-00001.safetensors is missing.*delete shard-00001.json and collect again"),
+        (truncated_shard, "shard-00001.safetensors has [0-9]+ bytes instead of [0-9]+.*collect again"),
+        (flipped_bit, "shard-00001.safetensors is damaged.*checksum is wrong"),
+        (broken_checksum, "shard-00001.safetensors has a checksum file that cannot be read.*collect again"),
+        (missing_checksum, "holds 2 of 3 shards.*--skip-bad-shards"),
+    ],
+)
+def test_a_bad_shard_is_named_or_left_out(folder, damage, message):
+    damage(folder / "shard-00001.safetensors")
+    with pytest.raises(CacheError, match=message):
+        list(Cache(folder).verify())
+    cache = Cache(folder, skip_bad_shards=True)
+    assert len(list(cache.verify())) == (3 if damage is flipped_bit else 2)
+    assert cache.bad_shards == ["shard-00001.safetensors"]
+    assert (cache.shards, cache.images) == ([0, 2], [0, 1, 4])
+    expected = vectors()[0][MID][4].half().float()
+    assert torch.equal(cache.read_image(MID, 4), expected)
+
+
+def test_a_bad_shard_is_made_anew_when_its_checksum_file_is_deleted(folder):
+    before = contents(folder)
+    flipped_bit(folder / "shard-00001.safetensors")
+    (folder / "shard-00001.json").unlink()
+    write(folder, *CacheWriter(folder, SETTINGS).missing())
+    assert contents(folder) == before
+
+
+def test_a_shard_that_goes_away_while_it_is_read_is_named(folder):
+    cache = Cache(folder)
+    (folder / "shard-00001.safetensors").unlink()
+    with pytest.raises(CacheError, match="shard-00001.safetensors cannot be read"):
+        cache.read_image(MID, 2)
+
+
+def test_all_good_shards_are_verified(folder):
+    cache = Cache(folder)
+    assert sum(cache.verify()) == cache.bytes == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def test_an_unknown_hookpoint_lists_those_there_are(folder):
-    with pytest.raises(CacheError, match="nothing of 'mid'.*mid_block.attentions.0, up_blocks.1.attentions.1"):
-        Cache(folder).read("mid")
+    with pytest.raises(CacheError, match=f"nothing of 'mid'.*{MID}, {UP}"):
+        Cache(folder).shape("mid")

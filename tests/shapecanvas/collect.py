@@ -26,7 +26,14 @@ def collect(world: World, hookpoints: list[str], seeds: int, name: str) -> Path:
         seeds=seeds,
         first_seed=1_000_000,
         batch_size=96,
+        storage="fp16",
+        keep_steps=0,
+        keep_positions=0,
+        sigma_min=0.0,
+        sigma_max=0.0,
+        branch="cond",
         hooked="output",
+        shard="1/1",
         **SAMPLING,
     ).result
     return Path(folder)

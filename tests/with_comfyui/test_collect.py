@@ -3,54 +3,24 @@
 import json
 from pathlib import Path
 
-import comfy.model_management
 import folder_paths
 import pytest
 import torch
-from comfy.model_management import InterruptProcessingException
 
 from sae_eraser.nodes import collect_activations
 from sae_eraser.nodes.collect_activations import CollectActivations
 from sae_eraser.nodes.prompt_batch import sample_prompts
+from sae_eraser.nodes.recording import spread
 from sae_eraser.sae_ops.file import read_header
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.cli import main
-from with_comfyui.sampling import with_probe
-
-MID, UP = "mid_block.attentions.0", "up_blocks.0.attentions.0"
-PROMPTS = "\n".join(
-    json.dumps({"prompt": f"a {shape} in {style} style", "object": shape, "style": style})
-    for shape in ("star", "ring")
-    for style in ("neon", "plain")
-)
-SAMPLING = {
-    "steps": 2,
-    "cfg": 3.0,
-    "sampler_name": "euler",
-    "scheduler": "normal",
-    "width": 64,
-    "height": 64,
-}
+from with_comfyui.collecting import KEEP, MID, PROMPTS, SAMPLING, UP, activations, collector, sigmas
+from with_comfyui.sampling import split_guidance, with_probe
 
 
 @pytest.fixture
 def collect(world, tmp_path, monkeypatch):
-    """collect(...) -> the folder of the cache; shards of three images, in an output folder of the test's own."""
-    monkeypatch.setattr(collect_activations, "IMAGES_PER_SHARD", 3)
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-
-    def run(name="cache", model=world.model, prompts=PROMPTS, hookpoints=f"{MID}, {UP}", seeds=2, **changed) -> Path:
-        inputs = {"first_seed": 5, "batch_size": 2, "hooked": "output"} | SAMPLING | changed
-        node = CollectActivations.execute(
-            model=model, clip=world.clip, prompts=prompts, hookpoints=hookpoints, name=name, seeds=seeds, **inputs
-        )
-        return Path(node.result[0])
-
-    return run
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return collector(world, tmp_path, monkeypatch)
 
 
 def test_a_cache_holds_what_was_asked_for(collect, tmp_path):
@@ -59,68 +29,158 @@ def test_a_cache_holds_what_was_asked_for(collect, tmp_path):
     cache = Cache(folder)
     assert cache.settings.model_family == "ShapeCanvas"
     assert cache.settings.hookpoints == {MID: 128, UP: 128}
-    assert cache.settings.sampling == SAMPLING
+    assert cache.settings.sampling | {"storage": cache.settings.storage} == SAMPLING | KEEP
+    assert (cache.settings.images_per_shard, cache.shards) == (3, [0, 1, 2])
     assert [(image.prompt, image.seed) for image in cache.settings.images[3:5]] == [
         ("a ring in plain style", 5),
         ("a star in neon style", 6),
     ]
     assert cache.groups() == {"object": ["star", "ring"], "style": ["neon", "plain"]}
     for hookpoint in (MID, UP):
-        activations, sigmas = cache.read(hookpoint)
-        assert activations.shape == (8, 2, 16, 128)
-        assert activations.dtype == torch.float16
-        assert activations.float().std() > 0.01
-    assert sigmas.shape == (8, 2)
-    assert (sigmas[:, 0] > sigmas[:, 1]).all() and (sigmas > 0).all()
+        read = activations(folder, hookpoint)
+        assert read.shape == (8, 2, 16, 128)
+        assert read.std() > 0.01
+    levels = sigmas(folder)
+    assert levels.shape == (8, 2)
+    assert (levels[:, 0] > levels[:, 1]).all() and (levels > 0).all()
 
 
-def test_the_cond_half_of_the_right_block_is_read_position_by_position(collect, world):
-    """Against a forward hook put on the block by hand, one image at a time."""
-    read, sigmas = Cache(collect(batch_size=4)).read(MID)
+def watch(world, prompt: str, seed: int, **sampling) -> tuple[list[list[int]], list[torch.Tensor], list[torch.Tensor]]:
+    """cond_or_uncond, inputs and outputs of the middle block at every call, by a forward hook put on it by hand."""
     block = world.model.model.diffusion_model.middle_block[1]
-    layouts, outputs = [], []
+    layouts, inputs, outputs = [], [], []
+
+    def note(module, args, output):
+        inputs.append(args[0])
+        outputs.append(output)
+
     probed = with_probe(world.model, lambda x, options: layouts.append(options["cond_or_uncond"]))
-    handle = block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    sample_prompts(probed, world.clip, ["a ring in neon style"], [6], **SAMPLING)
+    handle = block.register_forward_hook(note)
+    sample_prompts(probed, world.clip, [prompt], [seed], **(SAMPLING | sampling))
     handle.remove()
-    for step, (layout, output) in enumerate(zip(layouts, outputs, strict=True)):
-        expected = output[layout.index(0)].flatten(1).T
-        torch.testing.assert_close(read[6, step].float(), expected, rtol=1e-2, atol=1e-2)
+    return layouts, inputs, outputs
+
+
+def rows(output: torch.Tensor) -> torch.Tensor:
+    """[d, height, width] -> [positions, d]."""
+    return output.flatten(1).T
+
+
+@pytest.mark.parametrize("branch, halves", [("cond", (0,)), ("both", (0, 1))])
+def test_the_right_half_of_the_right_block_is_read_position_by_position(collect, world, branch, halves):
+    read = activations(collect(batch_size=4, branch=branch), MID)[6]
+    layouts, _, outputs = watch(world, "a ring in neon style", 6)
+    expected = [
+        rows(output[layout.index(half)]) for layout, output in zip(layouts, outputs, strict=True) for half in halves
+    ]
+    torch.testing.assert_close(read, torch.stack(expected), rtol=1e-2, atol=1e-2)
 
 
 def test_the_residual_is_output_minus_input(collect, world):
-    output, residual = (Cache(collect(hooked, hooked=hooked)).read(MID)[0].float() for hooked in ("output", "residual"))
-    inputs = []
-    block = world.model.model.diffusion_model.middle_block[1]
-    handle = block.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
-    sample_prompts(world.model, world.clip, ["a star in neon style"], [5], **(SAMPLING | {"cfg": 1.0}))
-    handle.remove()
-    first = inputs[0][0].flatten(1).T
-    torch.testing.assert_close(output[0, 0] - residual[0, 0], first, rtol=2e-2, atol=2e-2)
+    read = activations(collect(hooked="residual", cfg=1.0), MID)[0]
+    _, inputs, outputs = watch(world, "a star in neon style", 5, cfg=1.0)
+    expected = [rows(output[0] - before[0]) for before, output in zip(inputs, outputs, strict=True)]
+    torch.testing.assert_close(read, torch.stack(expected), rtol=1e-2, atol=1e-2)
 
 
-def test_after_an_interrupt_the_same_bytes_come_out(collect, world):
-    whole = contents(collect("whole"))
-    calls = []
-
-    def interrupt_at_the_fifth(x, options):
-        calls.append(x)
-        if len(calls) == 5:
-            comfy.model_management.interrupt_current_processing()
-
-    with pytest.raises(InterruptProcessingException):
-        collect("stopped", model=with_probe(world.model, interrupt_at_the_fifth))
-    folder = Path(folder_paths.get_output_directory(), "sae_cache", "stopped")
-    assert 0 < sum(name.startswith("shard") for name in contents(folder)) < len(whole) - 1
-    assert collect("stopped") == folder
-    assert contents(folder) == whole
+def test_halves_that_are_called_one_after_the_other_are_collected_alike(collect, monkeypatch):
+    together = activations(collect("together", branch="both"), MID)
+    split_guidance(monkeypatch)
+    apart = activations(collect("apart", branch="both"), MID)
+    torch.testing.assert_close(apart, together, rtol=1e-2, atol=1e-2)
 
 
-def test_a_finished_cache_is_not_sampled_again(collect, world):
-    collect()
-    calls = []
-    collect(model=with_probe(world.model, lambda *arguments: calls.append(1)))
-    assert not calls
+def test_both_halves_alternate_and_share_noise_levels(collect):
+    both, cond = collect("both", branch="both", batch_size=1), collect("cond", batch_size=1)
+    read = activations(both, UP)
+    assert read.shape == (8, 4, 16, 128)
+    assert torch.equal(read[:, 0::2], activations(cond, UP))
+    assert not torch.allclose(read[:, 1::2], read[:, 0::2], atol=0.05)
+    assert torch.equal(sigmas(both), sigmas(cond).repeat_interleave(2, dim=1))
+
+
+def test_guidance_of_one_has_no_second_half(collect, tmp_path):
+    with pytest.raises(ValueError, match="no two halves to keep. Set cfg above 1, or branch to cond"):
+        collect(cfg=1.0, branch="both")
+    assert not list(tmp_path.rglob("*.json"))
+    assert activations(collect(cfg=1.0), MID).shape == (8, 2, 16, 128)
+
+
+def test_calls_are_kept_spread_evenly_from_first_to_last(collect):
+    all_calls, kept = (collect(str(keep), steps=8, seeds=1, batch_size=1, keep_steps=keep) for keep in (0, 3))
+    assert torch.equal(activations(kept, MID), activations(all_calls, MID)[:, [0, 3, 7]])
+    assert torch.equal(sigmas(kept), sigmas(all_calls)[:, [0, 3, 7]])
+
+
+@pytest.mark.parametrize(
+    "calls, keep, expected",
+    [
+        (5, 0, [0, 1, 2, 3, 4]),
+        (5, 5, [0, 1, 2, 3, 4]),
+        (5, 9, [0, 1, 2, 3, 4]),
+        (25, 2, [0, 24]),
+        (25, 4, [0, 8, 16, 24]),
+        (5, 1, [2]),
+        (0, 3, []),
+    ],
+)
+def test_which_calls_are_kept(calls, keep, expected):
+    assert spread(calls, keep) == expected
+
+
+def test_only_noise_levels_in_between_are_kept(collect):
+    same = {"steps": 8, "seeds": 1, "batch_size": 1}
+    all_calls = collect("all", **same)
+    levels = sigmas(all_calls)[0]
+    limits = {"sigma_min": (levels[5] * 0.999).item(), "sigma_max": (levels[2] * 1.001).item()}
+    kept = collect("kept", branch="both", **same, **limits)
+    assert torch.equal(sigmas(kept)[0, ::2], levels[2:6])
+    assert torch.equal(activations(kept, MID)[:, ::2], activations(all_calls, MID)[:, 2:6])
+    fewer = collect("fewer", keep_steps=2, **same, **limits)
+    assert torch.equal(sigmas(fewer)[0], levels[[2, 5]])
+
+
+def test_a_range_without_calls_is_refused_before_anything_is_written(collect, tmp_path):
+    with pytest.raises(ValueError, match=r"No call .* between sigma_min and sigma_max; they go from [1-9].* down to"):
+        collect(sigma_min=100.0)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def places(kept: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """The positions of `whole` [positions, d] whose vectors are the rows of `kept`."""
+    return (kept[:, None] == whole).all(dim=2).int().argmax(dim=1)
+
+
+def test_positions_are_drawn_for_every_picture_and_call(collect):
+    hookpoints = f"{MID}, {UP}, down_blocks.0.attentions.0"
+    whole = collect("whole", hookpoints=hookpoints, branch="both", batch_size=1)
+    kept = collect("kept", hookpoints=hookpoints, branch="both", batch_size=1, keep_positions=5)
+    drawn = {}
+    for hookpoint in (MID, UP):
+        read, source = activations(kept, hookpoint), activations(whole, hookpoint)
+        assert read.shape == (8, 4, 5, 128)
+        drawn[hookpoint] = torch.stack(
+            [torch.stack([places(read[i, m], source[i, m]) for m in range(4)]) for i in range(8)]
+        )
+        taken = torch.take_along_dim(source, drawn[hookpoint][..., None], dim=2)
+        assert torch.equal(read, taken)
+    assert torch.equal(drawn[MID], drawn[UP])
+    assert (drawn[MID].diff(dim=2) > 0).all()
+    assert torch.equal(drawn[MID][:, 0::2], drawn[MID][:, 1::2])  # both halves of a call at the same positions
+    assert len({tuple(each.tolist()) for each in drawn[MID][:, 0::2].flatten(0, 1)}) > 12  # of 16 calls
+    assert set(drawn[MID].flatten().tolist()) == set(range(16))
+    assert activations(kept, "down_blocks.0.attentions.0").shape == (8, 4, 5, 64)
+
+
+def test_more_positions_than_there_are_are_all(collect):
+    assert activations(collect("more", keep_positions=17), MID).shape[2] == 16
+
+
+@pytest.mark.parametrize("storage, error", [("bf16", 4e-3), ("int8", 5e-3)])
+def test_other_storages_hold_the_same(collect, storage, error):
+    exact, coarse = (activations(collect(name, storage=name, batch_size=1), UP) for name in ("fp16", storage))
+    assert not torch.equal(coarse, exact)
+    assert ((coarse - exact).abs() <= error * exact.abs().amax(dim=-1, keepdim=True)).all()
 
 
 def test_collecting_changes_no_pictures(collect, model, sample):
@@ -130,25 +190,34 @@ def test_collecting_changes_no_pictures(collect, model, sample):
 
 
 def test_any_batch_size_collects_the_same(collect):
-    one, four = (Cache(collect(str(size), batch_size=size)).read(UP)[0] for size in (1, 4))
-    torch.testing.assert_close(one.float(), four.float(), rtol=2e-2, atol=2e-2)
+    one, four = (activations(collect(str(size), batch_size=size), UP) for size in (1, 4))
+    torch.testing.assert_close(one, four, rtol=2e-2, atol=2e-2)
 
 
 def test_samplers_that_call_the_model_twice_a_step_are_cached_call_by_call(collect):
-    activations, sigmas = Cache(collect(sampler_name="heun", steps=3, seeds=1)).read(MID)
-    assert activations.shape[1] == sigmas.shape[1] == 5  # the last of three steps needs one call
-    assert (sigmas == sigmas[:1]).all()
+    folder = collect(sampler_name="heun", steps=3, seeds=1)
+    assert activations(folder, MID).shape[1] == 5  # the last of three steps needs one call
+    levels = sigmas(folder)
+    assert levels.shape == (4, 5)
+    assert (levels == levels[:1]).all()
+
+
+def test_samplers_that_choose_their_own_number_of_calls_need_keep_steps(collect, monkeypatch):
+    """As dpm_adaptive does."""
+
+    def sample_some(model, clip, prompts, seeds, **sampling):
+        return sample_prompts(model, clip, prompts, seeds, **(sampling | {"steps": next(calls)}))
+
+    monkeypatch.setattr(collect_activations, "sample_prompts", sample_some)
+    calls = iter((2, 2, 3, 2))
+    with pytest.raises(ValueError, match="equally often for every batch. Set keep_steps"):
+        collect()
+    calls = iter((3, 2, 4, 2, 3))
+    assert activations(collect("kept", keep_steps=2), MID).shape == (8, 2, 16, 128)
 
 
 def test_oblong_pictures_can_be_collected(collect):
-    assert Cache(collect(width=72, height=56, seeds=1)).read(MID)[0].shape == (4, 2, 20, 128)
-
-
-def test_other_settings_under_the_same_name_are_refused(collect):
-    before = contents(collect())
-    with pytest.raises(ValueError, match="other settings.*another name"):
-        collect(steps=3)
-    assert contents(collect()) == before
+    assert activations(collect(width=72, height=56, seeds=1), MID).shape == (4, 2, 20, 128)
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a/b", "", " ", "."])
@@ -177,8 +246,29 @@ def test_what_cannot_be_collected_is_refused(collect, tmp_path, changed, message
 def test_prompts_are_read_from_a_file_in_the_input_folder(collect):
     folder = Path(folder_paths.get_input_directory())
     folder.mkdir(exist_ok=True)
-    (folder / "prompts.csv").write_text("prompt,object\na star,star\na ring,ring\n")
-    assert Cache(collect(prompts="prompts.csv", seeds=1)).groups() == {"object": ["star", "ring"]}
+    (folder / "prompts.csv").write_text("prompt,object\na star,star\na café,café\n", encoding="utf-8-sig")
+    assert Cache(collect(prompts="prompts.csv", seeds=1)).groups() == {"object": ["star", "café"]}
+
+
+def test_a_hookpoint_named_twice_is_read_once(collect):
+    folder = collect(hookpoints=f"{MID}, middle_block.1, unet.{MID}", seeds=1)
+    assert Cache(folder).settings.hookpoints == {MID: 128}
+    assert activations(folder, MID).shape == (4, 2, 16, 128)
+
+
+def test_comfyui_runs_the_node_again_when_prompts_or_shards_have_changed(collect):
+    inputs = {"prompts": "again.jsonl", "name": "again", "steps": 2}
+    file = Path(folder_paths.get_input_directory(), "again.jsonl")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(PROMPTS)
+    before = CollectActivations.fingerprint_inputs(**inputs)
+    assert CollectActivations.fingerprint_inputs(**inputs) == before
+    folder = collect("again", prompts="again.jsonl", seeds=1)
+    finished = CollectActivations.fingerprint_inputs(**inputs)
+    (folder / "shard-00000.json").unlink()
+    lacking = CollectActivations.fingerprint_inputs(**inputs)
+    file.write_text(PROMPTS + "\n" + json.dumps({"prompt": "a tree"}))
+    assert len({before, finished, lacking, CollectActivations.fingerprint_inputs(**inputs)}) == 4
 
 
 def test_the_command_line_trains_on_the_cache(collect, tmp_path):

@@ -1,43 +1,88 @@
 """Which latent belongs to which concept."""
 
+from dataclasses import dataclass
+
 import torch
 
 from ..sae_ops.autoencoder import SparseAutoencoder
-from .data import ConceptMaps
+from .data import LabelledImages
+
+
+@dataclass(frozen=True)
+class LatentMeans:
+    """Mean activations of latents over positions and images, at every noise level."""
+
+    with_concept: torch.Tensor
+    """[concepts, levels, latents], over the images that show the concept."""
+    without: torch.Tensor
+    """The same over those that do not."""
+    overall: torch.Tensor
+    """[levels, latents]."""
 
 
 @torch.no_grad()
-def latent_means(sae: SparseAutoencoder, data: ConceptMaps) -> torch.Tensor:
-    """Latents averaged over positions at every step of every image, [images, steps, n]."""
-    return torch.stack([sae.encode(image.float()).mean(dim=1) for image in data.maps])
+def latent_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[int] | None = None) -> LatentMeans:
+    """Encodes all images, as at inference. latents: which ones to average; None is all."""
+    levels, place = images.levels()
+    columns = slice(None) if latents is None else latents
+    device = sae.W_enc.device
+    count = sae.config.n_latents if latents is None else len(latents)
+    shown = torch.zeros(images.labels.shape[1], len(levels), count)
+    total = torch.zeros(len(levels), count)
+    for maps, labels in images:
+        z = torch.stack([sae.encode(m.to(device))[:, columns].mean(dim=0) for m in maps]).cpu()
+        at_levels = torch.zeros_like(total).index_add_(0, place, z) / torch.bincount(place)[:, None]
+        total += at_levels
+        shown[labels] += at_levels
+    numbers = images.labels.sum(dim=0)[:, None, None]
+    return LatentMeans(
+        shown / numbers.clamp(min=1), (total - shown) / (len(images) - numbers).clamp(min=1), total / len(images)
+    )
 
 
-def concept_scores(means: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """SAeUron's score of every latent for every concept, averaged over steps, [concepts, n].
+def concept_scores(means: LatentMeans) -> torch.Tensor:
+    """SAeUron's score of every latent for every concept, averaged over noise levels, [concepts, latents].
 
-        s(i, t, c) = mu(i, t, D_c) / sum_j mu(j, t, D_c) - mu(i, t, D_not c) / sum_j mu(j, t, D_not c)
+    s(i, t, c) = mu(i, t, D_c) / sum_j mu(j, t, D_c) - mu(i, t, D_not c) / sum_j mu(j, t, D_not c)
 
-    means [images, steps, n], labels bool [images, concepts]. (SAeUron, arXiv 2501.18052.)
+    (SAeUron, arXiv 2501.18052.)
     """
-    scores = []
-    for concept in labels.T:
-        shares = [group / group.sum(dim=-1, keepdim=True).clamp(min=1e-12) for group in
-                  (means[concept].mean(dim=0), means[~concept].mean(dim=0))]  # fmt: skip
-        scores.append((shares[0] - shares[1]).mean(dim=0))
-    return torch.stack(scores)
+    shares = [m / m.sum(dim=-1, keepdim=True).clamp(min=1e-12) for m in (means.with_concept, means.without)]
+    return (shares[0] - shares[1]).mean(dim=1)
 
 
-def assign_latents(scores: torch.Tensor) -> list[int]:
-    """Greedy: the highest score of all takes its concept and its latent, and so on; each latent once.
+def assign_latents(scores: torch.Tensor, method: str = "greedy") -> list[int]:
+    """One latent for each concept, none twice; scores [concepts, n].
 
-    scores [concepts, n] -> one latent for each concept. Raises ValueError if there are fewer latents than concepts.
+    "greedy": the highest score of all takes its concept and its latent, and so on (SAEmnesia, arXiv 2509.21379).
+    "optimal": the assignment with the largest sum. Raises ValueError if there are fewer latents than concepts.
     """
     concepts, n = scores.shape
     if n < concepts:
-        raise ValueError(f"{concepts} concepts need as many latents, but the SAE has {n}. Choose a larger width.")
+        raise ValueError(f"{concepts} concepts need as many latents, but the SAE has {n}. Choose a larger number.")
+    if method == "optimal":
+        from scipy.optimize import linear_sum_assignment
+
+        return linear_sum_assignment(scores.numpy(), maximize=True)[1].tolist()
     open_scores, chosen = scores.clone(), [0] * concepts
     for _ in range(concepts):
         concept, latent = divmod(int(open_scores.argmax()), n)
         chosen[concept] = latent
         open_scores[concept], open_scores[:, latent] = -torch.inf, -torch.inf
     return chosen
+
+
+def similarity(sae: SparseAutoencoder, images: LabelledImages) -> torch.Tensor:
+    """How alike the concepts' pictures are, 0..1 [concepts, concepts]: cosines of their mean activations, negatives 0.
+
+    Activations are normalised and taken relative to the mean of all images.
+    """
+    sums = torch.zeros(images.labels.shape[1], sae.config.d_in)
+    total = torch.zeros(sae.config.d_in)
+    for maps, labels in images:
+        mean = sae.normalise(maps.to(sae.input_shift.device)).mean(dim=(0, 1)).cpu()
+        total += mean
+        sums[labels] += mean
+    centred = sums / images.labels.sum(dim=0).clamp(min=1)[:, None] - total / len(images)
+    unit = torch.nn.functional.normalize(centred, dim=1)
+    return (unit @ unit.T).clamp(min=0)

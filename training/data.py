@@ -1,6 +1,6 @@
-"""Batches of cached activations: single vectors for the unsupervised phase, whole maps for the supervised one."""
+"""Labelled images of a cache, read one at a time: for scores, statistics and measurements."""
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,40 +9,44 @@ from .cache import Cache
 
 
 @dataclass(frozen=True)
-class ConceptMaps:
-    """Activations with what their pictures show."""
+class LabelledImages:
+    """Some images' activations at one hookpoint, and the concepts that they show."""
 
-    maps: torch.Tensor
-    """fp16 [images, steps, positions, d]."""
-    sigmas: torch.Tensor
-    """[images, steps]."""
+    cache: Cache
+    hookpoint: str
+    indices: list[int]
+    """Into the cache's images."""
     labels: torch.Tensor
     """bool [images, concepts]."""
 
-    def select(self, images: torch.Tensor) -> "ConceptMaps":
-        """The same for some of the images, chosen by a mask [images]."""
-        return ConceptMaps(self.maps[images], self.sigmas[images], self.labels[images])
+    def __len__(self) -> int:
+        return len(self.indices)
 
-    def vectors(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Random activation vectors, fp32 [count, d]."""
-        flat = self.maps.flatten(0, 2)
-        return flat[torch.randint(len(flat), (count,), generator=generator)].float()
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Each image's maps, fp32 [maps, positions, d], and labels [concepts]."""
+        for index, labels in zip(self.indices, self.labels, strict=True):
+            yield self.cache.read_image(self.hookpoint, index), labels
 
-    def batch(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random maps at random steps, fp32 [count, positions, d], and their labels, fp32 [count, concepts]."""
-        images = torch.randint(len(self.maps), (count,), generator=generator)
-        steps = torch.randint(self.maps.shape[1], (count,), generator=generator)
-        return self.maps[images, steps].float(), self.labels[images].float()
+    def levels(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The noise levels of the cache, ascending, and for each map of an image the place of its own."""
+        first, *_ = self.cache.shards
+        return self.cache.sigmas(first)[0].unique(return_inverse=True)
 
 
-def load_maps(cache: Cache, hookpoint: str, concepts: list[tuple[str, str]]) -> tuple[ConceptMaps, ConceptMaps]:
-    """Training and validation data (one image in ten); the split depends on prompt and seed alone."""
-    maps, sigmas = cache.read(hookpoint)
-    data = ConceptMaps(maps, sigmas, cache.labels(concepts))
-    held_out = torch.tensor([_fraction(f"{image.prompt}|{image.seed}") < 0.1 for image in cache.settings.images])
-    return data.select(~held_out), data.select(held_out)
+def choose_images(cache: Cache, hookpoint: str, among: torch.Tensor, concepts: list, vectors: int) -> LabelledImages:
+    """Images out of `among` (bool [images]): all of them, or about as many as hold `vectors` activation vectors.
 
-
-def _fraction(text: str) -> float:
-    """A number in 0..1 that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    In the second case every concept has as many as there can be of an equal share, and at least 8 where it occurs.
+    """
+    labels = cache.labels(concepts)
+    maps, positions, _ = cache.shape(hookpoint)
+    room = max(1, vectors // (maps * positions))
+    candidates = among.nonzero()[:, 0]
+    if len(candidates) > room:
+        shuffled = candidates[torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))]
+        share = max(8, room // max(1, len(concepts)))
+        chosen = {int(i) for column in labels.T for i in shuffled[column[shuffled]][:share]}
+        others = [image for image in shuffled.tolist() if image not in chosen]
+        chosen.update(others[: max(0, room - len(chosen))])
+        candidates = torch.tensor(sorted(chosen))
+    return LabelledImages(cache, hookpoint, candidates.tolist(), labels[candidates])

@@ -11,22 +11,21 @@ def fvu(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
     return (x - reconstruction).square().sum() / (x - x.mean(dim=0)).square().sum()
 
 
-def auxiliary_loss(
-    sae: SparseAutoencoder, x: torch.Tensor, reconstruction: torch.Tensor, pre_acts: torch.Tensor, dead: torch.Tensor
-) -> torch.Tensor:
+def auxiliary_loss(sae: SparseAutoencoder, x: torch.Tensor, residual: torch.Tensor, dead: torch.Tensor) -> torch.Tensor:
     """AuxK: the d/2 largest dead latents learn to explain what the living ones leave over.
 
-    x and reconstruction [vectors, d] normalised, pre_acts [vectors, n], dead bool [n]. The residual x - x^ is detached
-    and the auxiliary reconstruction has no b_dec; scaled by min(dead / k_aux, 1). (Gao et al., arXiv 2406.04093.)
+    x fp32 [vectors, d] normalised, residual x - x^ of the same shape, detached; dead bool [n]. Summed over vectors and
+    not yet divided by the residual's square. No b_dec; scaled by min(dead / k_aux, 1). (Gao et al., arXiv 2406.04093.)
     """
-    k_aux = min(x.shape[1] // 2, int(dead.sum()))
+    half = x.shape[1] // 2
+    rows = dead.nonzero()[:, 0]
+    k_aux = min(half, len(rows))
     if k_aux == 0:
         return x.new_zeros(())
-    residual = (x - reconstruction).detach()
-    values, indices = pre_acts.masked_fill(~dead, -torch.inf).topk(k_aux, dim=1, sorted=False)
-    explained = torch.zeros_like(pre_acts).scatter_(1, indices, values.relu()) @ sae.W_dec
-    scale = min(k_aux / (x.shape[1] // 2), 1.0)
-    return scale * (residual - explained).square().sum() / residual.square().sum().clamp(min=1e-12)
+    pre_acts = F.linear(x - sae.b_dec, sae.W_enc[rows], sae.b_enc[rows])
+    values, indices = pre_acts.topk(k_aux, dim=1, sorted=False)
+    explained = torch.zeros_like(pre_acts).scatter_(1, indices, values.relu()) @ sae.W_dec[rows]
+    return min(k_aux / half, 1.0) * (residual - explained).square().sum()
 
 
 def concept_loss(logits: torch.Tensor, labels: torch.Tensor, positive_weight: torch.Tensor) -> torch.Tensor:
@@ -37,13 +36,28 @@ def concept_loss(logits: torch.Tensor, labels: torch.Tensor, positive_weight: to
     return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive_weight)
 
 
-def decorrelation_loss(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Mean squared Pearson correlation over a batch between concepts of different groups.
+def decorrelation_loss(logits: torch.Tensor, groups: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+    """Keeps concepts from firing together over a batch: logits [maps, concepts], groups int [concepts].
 
-    logits [maps, concepts], groups int [concepts]. (SAEmnesia, arXiv 2509.21379.)
+    Between groups the mean squared Pearson correlation (SAEmnesia, arXiv 2509.21379). Inside a group the same of
+    positive correlations, weighted by similarity [concepts, concepts] in 0..1: look-alikes are told apart, and two
+    concepts that exclude each other may say so.
     """
     centred = logits - logits.mean(dim=0)
     normed = centred / centred.norm(dim=0).clamp(min=1e-6)
-    squared = (normed.T @ normed).square()
+    correlation = normed.T @ normed
     other = groups[:, None] != groups[None, :]
-    return squared[other].mean() if other.any() else logits.new_zeros(())
+    alike = (~other & ~torch.eye(len(groups), dtype=torch.bool, device=groups.device)) * similarity
+    between = correlation.square()[other].mean() if other.any() else logits.new_zeros(())
+    inside = (alike * correlation.relu().square()).sum() / alike.sum().clamp(min=1e-6)
+    return between + inside
+
+
+def silence_loss(firing: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How much latents fire, averaged over positions, in maps that do not show their concept; [maps, concepts] each.
+
+    The mean logit of a map can be negative while the latent fires at some positions. There erasing would change
+    pictures of other concepts, so there it shall be silent.
+    """
+    without = 1 - labels
+    return (firing * without).sum() / without.sum().clamp(min=1)

@@ -61,9 +61,13 @@ def _maps(image: CachedImage, directions: torch.Tensor) -> torch.Tensor:
 
 def write_cache(folder: Path, planted: Planted) -> Path:
     """Two shards."""
-    settings = CacheSettings("SD15", {HOOKPOINT: WIDTH}, "output", {"steps": STEPS}, planted.images)
+    half = -(-len(planted.images) // 2)
+    settings = CacheSettings(
+        "SD15", {HOOKPOINT: WIDTH}, "output", {"steps": STEPS}, planted.images, images_per_shard=half
+    )
     writer = CacheWriter(folder, settings)
-    half = len(planted.images) // 2
-    for part in (slice(0, half), slice(half, None)):
-        writer.write_shard({HOOKPOINT: planted.maps[part]}, planted.sigmas[part])
+    for shard in range(settings.shards):
+        images = settings.shard_images(shard)
+        part = slice(images.start, images.stop)
+        writer.write_shard(shard, {HOOKPOINT: planted.maps[part]}, planted.sigmas[part])
     return folder

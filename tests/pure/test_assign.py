@@ -1,33 +1,107 @@
-"""Scores and the assignment of latents to concepts."""
+"""Mean activations, scores, how alike concepts are, and the assignment of latents to concepts."""
 
 import pytest
 import torch
 
-from sae_eraser.training.assign import assign_latents, concept_scores
+from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
+from pure.random_sae import random_sae
+from sae_eraser.training.assign import LatentMeans, assign_latents, concept_scores, latent_means, similarity
+from sae_eraser.training.cache import Cache
+from sae_eraser.training.data import LabelledImages
 
 
-def test_scores_are_the_share_with_the_concept_minus_the_share_without_averaged_over_steps():
-    means = torch.tensor([[[3.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 2.0]], [[0.0, 2.0], [4.0, 0.0]]])
-    labels = torch.tensor([[True], [False], [False]])
-    # Step 1: 3/4 - 0.5/2 for latent 0. Step 2: 1/2 - 2/3.
-    first = (3 / 4 - 1 / 4 + 1 / 2 - 2 / 3) / 2
-    torch.testing.assert_close(concept_scores(means, labels), torch.tensor([[first, -first]]))
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return plant(range(2))
 
 
-def test_a_latent_that_never_fires_scores_nothing():
-    assert concept_scores(torch.zeros(2, 1, 3), torch.tensor([[True], [False]])).tolist() == [[0.0, 0.0, 0.0]]
+@pytest.fixture(scope="module")
+def images(planted, tmp_path_factory) -> LabelledImages:
+    cache = Cache(write_cache(tmp_path_factory.mktemp("planted"), planted))
+    return LabelledImages(cache, HOOKPOINT, list(range(12)), cache.labels(CONCEPTS))
 
 
-def test_the_highest_score_goes_first_and_each_latent_goes_once():
+@pytest.fixture(scope="module")
+def latents(planted) -> torch.Tensor:
+    """[images, levels, latents] of the random SAE, noise rising: averaged over positions."""
+    return random_sae("batchtopk", d=16).encode(planted.maps.half().float()).mean(dim=2).flip(1)
+
+
+def test_means_are_over_positions_and_the_images_with_and_without_each_concept(planted, images, latents):
+    means = latent_means(random_sae("batchtopk", d=16), images)
+    for column, shows in enumerate(planted.labels().T):
+        torch.testing.assert_close(means.with_concept[column], latents[shows].mean(dim=0))
+        torch.testing.assert_close(means.without[column], latents[~shows].mean(dim=0))
+    torch.testing.assert_close(means.overall, latents.mean(dim=0))
+
+
+def test_means_of_some_latents_are_those_columns(images):
+    sae = random_sae("topk", d=16)
+    some, all_of_them = latent_means(sae, images, [7, 2]), latent_means(sae, images)
+    for name in ("with_concept", "without", "overall"):
+        torch.testing.assert_close(getattr(some, name), getattr(all_of_them, name)[..., [7, 2]])
+
+
+def test_scores_are_the_share_with_the_concept_minus_the_share_without_averaged_over_noise_levels():
+    means = LatentMeans(
+        with_concept=torch.tensor([[[3.0, 1.0], [1.0, 1.0]]]),
+        without=torch.tensor([[[1.0, 1.0], [4.0, 2.0]]]),
+        overall=torch.ones(2, 2),
+    )
+    first = ((3 / 4 - 1 / 2) + (1 / 2 - 4 / 6)) / 2
+    torch.testing.assert_close(concept_scores(means), torch.tensor([[first, -first]]))
+
+
+def test_latents_that_never_fire_score_nothing():
+    silent = torch.zeros(1, 2, 3)
+    assert concept_scores(LatentMeans(silent, silent, silent[0])).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_likeness_is_the_cosine_of_mean_activations_around_the_mean_of_all(planted, images):
+    sae = random_sae("topk", d=16)
+    normalised = sae.normalise(planted.maps.half().float()).mean(dim=(1, 2))
+    means = torch.stack([normalised[shows].mean(dim=0) for shows in planted.labels().T]) - normalised.mean(dim=0)
+    expected = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1).clamp(min=0)
+    found = similarity(sae, images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.diagonal(), torch.ones(5))
+    assert found[3, 4] == 0, "two styles that share no picture are opposites around the mean"
+
+
+def test_greedy_gives_the_highest_score_first_and_each_latent_once():
     scores = torch.tensor([[0.5, 0.4, 0.0], [0.9, 0.1, 0.2]])
     assert assign_latents(scores) == [1, 0]
 
 
-def test_many_concepts_that_want_the_same_latent_all_get_one_each():
+def total(scores: torch.Tensor, latents: list[int]) -> float:
+    return scores[torch.arange(len(latents)), latents].sum().item()
+
+
+def test_optimal_gives_the_largest_sum_where_greedy_does_not():
+    """Greedy takes 0.9 and is left with 0.1; 0.8 + 0.7 is more."""
+    scores = torch.tensor([[0.9, 0.8], [0.7, 0.1]])
+    assert assign_latents(scores, "greedy") == [0, 1]
+    assert assign_latents(scores, "optimal") == [1, 0]
+
+
+def test_optimal_is_never_worse_than_greedy():
+    gains = []
+    for seed in range(50):
+        scores = torch.rand(6, 9, generator=torch.Generator().manual_seed(seed))
+        greedy, optimal = (assign_latents(scores, method) for method in ("greedy", "optimal"))
+        assert len(set(optimal)) == 6
+        gains.append(total(scores, optimal) - total(scores, greedy))
+    assert min(gains) > -1e-6
+    assert max(gains) > 0.01
+
+
+@pytest.mark.parametrize("method", ["greedy", "optimal"])
+def test_concepts_that_want_the_same_latent_all_get_one_each(method):
     scores = torch.rand(6, 1, generator=torch.Generator().manual_seed(0)) + torch.zeros(6, 6)
-    assert sorted(assign_latents(scores)) == [0, 1, 2, 3, 4, 5]
+    assert sorted(assign_latents(scores, method)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_fewer_latents_than_concepts_are_refused():
+@pytest.mark.parametrize("method", ["greedy", "optimal"])
+def test_fewer_latents_than_concepts_are_refused(method):
     with pytest.raises(ValueError, match="3 concepts.* 2.*larger"):
-        assign_latents(torch.zeros(3, 2))
+        assign_latents(torch.zeros(3, 2), method)

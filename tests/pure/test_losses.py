@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
-from sae_eraser.training.losses import auxiliary_loss, concept_loss, decorrelation_loss, fvu
+from sae_eraser.training.losses import auxiliary_loss, concept_loss, decorrelation_loss, fvu, silence_loss
 
 
 def test_fvu_is_squared_error_over_variance():
@@ -30,54 +30,90 @@ def test_the_concept_loss_weighs_pictures_with_the_concept():
     assert loss == pytest.approx((3 + 1) / 2 * math.log(2))
 
 
-def test_decorrelation_counts_pairs_of_different_groups_alone():
-    rising, falling = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 2.0, 1.0])
+RISING, FALLING = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 2.0, 1.0])
+
+
+def test_concepts_of_different_groups_shall_not_be_correlated_either_way():
     bent = torch.tensor([0.0, 1.0, 0.0])  # no correlation with the others
-    logits = torch.stack([rising, 10 * falling, bent], dim=1)
-    assert decorrelation_loss(logits, torch.tensor([0, 1, 1])).item() == pytest.approx((1 + 0) / 2)
-    assert decorrelation_loss(logits, torch.tensor([0, 0, 1])).item() == pytest.approx(0, abs=1e-6)
-    assert decorrelation_loss(logits, torch.tensor([0, 0, 0])).item() == 0
+    logits = torch.stack([RISING, 10 * FALLING, bent], dim=1)
+    unlike = torch.eye(3)
+    assert decorrelation_loss(logits, torch.tensor([0, 1, 1]), unlike).item() == pytest.approx((1 + 0) / 2)
+    assert decorrelation_loss(logits, torch.tensor([0, 0, 1]), unlike).item() == pytest.approx(0, abs=1e-6)
+    assert decorrelation_loss(logits, torch.tensor([0, 0, 0]), unlike).item() == 0
+
+
+def test_look_alikes_of_one_group_shall_not_fire_together_but_may_exclude_each_other():
+    """Correlations: 1 of the first two, -1 of both with the third; similarities .8 and .2."""
+    logits = torch.stack([RISING, 2 * RISING, FALLING], dim=1)
+    similarity = torch.tensor([[1.0, 0.8, 0.2], [0.8, 1.0, 0.2], [0.2, 0.2, 1.0]])
+    group = torch.tensor([0, 0, 0])
+    assert decorrelation_loss(logits, group, similarity).item() == pytest.approx(0.8 / (0.8 + 0.2 + 0.2))
+    assert decorrelation_loss(logits[:, [0, 2]], group[:2], torch.ones(2, 2)).item() == 0
+
+
+def test_both_parts_of_the_decorrelation_add_up():
+    """Inside: one pair with correlation 1. Between: four ordered pairs out of four with correlation 1."""
+    logits = torch.stack([RISING, 2 * RISING, RISING], dim=1)
+    assert decorrelation_loss(logits, torch.tensor([0, 0, 1]), torch.ones(3, 3)).item() == pytest.approx(1 + 1)
 
 
 def test_decorrelation_survives_a_logit_that_is_constant():
-    logits = torch.tensor([[1.0, 1.0], [1.0, 2.0]], requires_grad=True)
-    decorrelation_loss(logits, torch.tensor([0, 1])).backward()
-    assert logits.grad.isfinite().all()
+    for groups in ([0, 1], [0, 0]):
+        logits = torch.tensor([[1.0, 1.0], [1.0, 2.0]], requires_grad=True)
+        decorrelation_loss(logits, torch.tensor(groups), torch.ones(2, 2)).backward()
+        assert logits.grad.isfinite().all()
 
 
-@pytest.fixture
-def sae() -> SparseAutoencoder:
-    """Four latents that decode to the four axes."""
-    sae = SparseAutoencoder(SAEConfig(4, 4, "relu", 1))
+def test_silence_is_the_mean_firing_where_a_concept_is_not_shown():
+    firing = torch.tensor([[0.5, 9.0], [9.0, 0.1], [0.3, 9.0]], requires_grad=True)
+    labels = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    loss = silence_loss(firing, labels)
+    assert loss.item() == pytest.approx((0.5 + 0.1 + 0.3) / 3)
+    loss.backward()
+    assert not firing.grad[labels > 0].any()
+    assert silence_loss(firing, torch.ones(3, 2)).item() == 0
+
+
+X = torch.tensor([[2.0, 2.0, 2.0, 2.0]])
+RESIDUAL = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+
+
+def four_latents(pre_acts: list[float]) -> SparseAutoencoder:
+    """They decode to the four axes and have these pre_acts whatever the vector."""
+    sae = SparseAutoencoder(SAEConfig(4, 4, "topk", 1))
     sae.W_dec.data.copy_(torch.eye(4))
+    sae.b_enc.data.copy_(torch.tensor(pre_acts))
     sae.b_dec.data.fill_(100.0)
     return sae
 
 
-def test_the_auxiliary_loss_explains_what_is_left_over(sae):
-    """Residual (1, 0, 0, 0); the d/2 = 2 largest of the three dead latents say (0.25, 0, 0.5, 0), without b_dec."""
-    x, reconstruction = torch.tensor([[2.0, 2, 2, 2]]), torch.tensor([[1.0, 2, 2, 2]])
-    pre_acts = torch.tensor([[0.25, 9.0, 0.5, 0.125]])
+def test_the_auxiliary_loss_explains_what_is_left_over():
+    """Of the three dead latents the d/2 = 2 largest say (0.25, 0, 0.5, 0), without b_dec."""
     dead = torch.tensor([True, False, True, True])
-    loss = auxiliary_loss(sae, x, reconstruction, pre_acts, dead)
-    assert loss.item() == pytest.approx((0.75**2 + 0.5**2) / 1)
+    loss = auxiliary_loss(four_latents([0.25, 9.0, 0.5, 0.125]), X, RESIDUAL, dead)
+    assert loss.item() == pytest.approx(0.75**2 + 0.5**2)
 
 
-def test_the_auxiliary_loss_is_smaller_with_fewer_dead_latents_than_it_could_use(sae):
-    x, reconstruction = torch.tensor([[2.0, 2, 2, 2]]), torch.tensor([[1.0, 2, 2, 2]])
-    dead = torch.tensor([True, False, False, False])
-    loss = auxiliary_loss(sae, x, reconstruction, torch.tensor([[0.25, 9, 9, 9]]), dead)
-    assert loss.item() == pytest.approx(0.5 * 0.75**2)
-    assert auxiliary_loss(sae, x, reconstruction, torch.ones(1, 4), ~dead & dead).item() == 0
+def test_the_auxiliary_loss_is_summed_over_vectors():
+    loss = auxiliary_loss(
+        four_latents([0.25, 9.0, 0.5, 0.125]),
+        X.expand(3, 4),
+        RESIDUAL.expand(3, 4),
+        torch.tensor([True, False, True, True]),
+    )
+    assert loss.item() == pytest.approx(3 * (0.75**2 + 0.5**2))
 
 
-def test_the_auxiliary_loss_teaches_dead_latents_only(sae):
-    """Its residual is detached: the living ones must not learn to leave something over."""
-    x = torch.tensor([[2.0, 2, 2, 2]])
-    reconstruction = torch.tensor([[1.0, 2, 2, 2]], requires_grad=True)
-    pre_acts = torch.tensor([[0.25, 9.0, 0.5, -1.0]], requires_grad=True)
-    auxiliary_loss(sae, x, reconstruction, pre_acts, torch.tensor([True, False, True, True])).backward()
-    assert reconstruction.grad is None
-    assert pre_acts.grad[0, 0] < 0, "a dead latent that points at the residual should rise"
-    assert pre_acts.grad[0, 2] > 0, "one that points elsewhere should fall"
-    assert pre_acts.grad[0, 1] == 0
+def test_the_auxiliary_loss_is_smaller_with_fewer_dead_latents_than_it_could_use():
+    sae, dead = four_latents([0.25, 9.0, 9.0, 9.0]), torch.tensor([True, False, False, False])
+    assert auxiliary_loss(sae, X, RESIDUAL, dead).item() == pytest.approx(0.5 * 0.75**2)
+    assert auxiliary_loss(sae, X, RESIDUAL, dead & ~dead).item() == 0
+
+
+def test_the_auxiliary_loss_teaches_dead_latents_only():
+    sae = four_latents([0.25, 9.0, 0.5, -1.0])
+    auxiliary_loss(sae, X, RESIDUAL, torch.tensor([True, False, True, True])).backward()
+    assert sae.b_enc.grad[0] < 0, "a dead latent that points at the residual should rise"
+    assert sae.b_enc.grad[2] > 0, "one that points elsewhere should fall"
+    assert sae.b_enc.grad[1] == sae.b_enc.grad[3] == 0
+    assert not sae.W_dec.grad[1].any() and not sae.W_enc.grad[1].any()

@@ -1,0 +1,164 @@
+"""Checkpoints, and trainings that are killed and go on from them to the same bytes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pure.planted import plant, write_cache
+from pure.training_runs import FINISHING, SUPERVISING, train, train_and_kill, train_elsewhere
+from sae_eraser.training import checkpoint as checkpoint_module
+from sae_eraser.training.checkpoint import Checkpoints
+
+OPTIONS = ("--latents", "32", "--k", "2", "--unsupervised-steps", "30", "--supervised-steps", "30", "--vectors", "256")
+EAGER = (*OPTIONS, "--checkpoint-minutes", "0")
+SETTINGS = {"seed": 0, "latents": 32}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("planted") / "cache", plant(range(15)))
+
+
+@pytest.fixture(scope="module")
+def expected(cache) -> bytes:
+    """The SAE file of a training that nothing interrupts."""
+    train_elsewhere(cache, cache.parent / "expected.safetensors", *OPTIONS)
+    return (cache.parent / "expected.safetensors").read_bytes()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def numbers(out: Path) -> list[int]:
+    """Of the checkpoints beside an SAE file."""
+    return [int(path.stem) for path in sorted(out.with_name("sae.training").glob("*.pt"))]
+
+
+def test_the_last_two_are_kept_and_the_last_is_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "x.training", SETTINGS)
+    assert checkpoints.load() is None
+    for number in (9, 10, 300, 10**8):
+        checkpoints.save(number, {"step": number, "weights": torch.ones(3)})
+        assert len(list((tmp_path / "x.training").glob("*.pt"))) <= 2
+    assert names(tmp_path / "x.training") == ["000000300.pt", "100000000.pt", "settings.sha256"]
+    assert Checkpoints(tmp_path / "x.training", SETTINGS).load()["step"] == 10**8
+    checkpoints.remove()
+    assert names(tmp_path) == []
+
+
+def test_a_stop_while_one_is_written_leaves_those_before(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "x.training", SETTINGS)
+    checkpoints.save(1, {"step": 1})
+    checkpoints.save(2, {"step": 2})
+
+    def half(state, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint_module.torch, "save", half)
+        checkpoints.save(3, {"step": 3})
+    assert names(tmp_path / "x.training") == ["000000001.pt", "000000002.pt", "settings.sha256"]
+    assert checkpoints.load() == {"step": 2}
+
+
+def test_a_damaged_one_is_named_and_the_one_before_is_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "x.training", SETTINGS)
+    checkpoints.save(1, {"step": 1})
+    checkpoints.save(2, {"step": 2})
+    (tmp_path / "x.training" / "000000002.pt").write_bytes(b"garbage")
+    with pytest.warns(UserWarning, match="000000002.pt cannot be read.*the checkpoint before"):
+        assert checkpoints.load() == {"step": 1}
+
+
+def test_those_of_other_settings_are_refused_until_they_are_forgotten(tmp_path):
+    Checkpoints(tmp_path / "x.training", SETTINGS).save(1, {"step": 1})
+    with pytest.raises(ValueError, match="other settings or another cache.*--restart.*another --out"):
+        Checkpoints(tmp_path / "x.training", SETTINGS | {"seed": 1})
+    fresh = Checkpoints(tmp_path / "x.training", SETTINGS | {"seed": 1}, restart=True)
+    assert fresh.load() is None
+
+
+FOREIGN = ("notes.txt", "5.pt", "model.pt", "000000001.pt.bak", "settings.sha256.old", "1000000000.pt")
+
+
+def test_files_of_others_are_neither_read_nor_deleted(tmp_path):
+    folder = tmp_path / "x.training"
+    folder.mkdir()
+    for name in FOREIGN:
+        (folder / name).write_text("mine")
+    checkpoints = Checkpoints(folder, SETTINGS)
+    assert checkpoints.load() is None
+    for number in range(4):
+        checkpoints.save(number, {"step": number})
+    (folder / "000000004.pt.4711.part").write_bytes(b"what a killed process has left")
+    assert checkpoints.load() == {"step": 3}
+    assert Checkpoints(folder, SETTINGS | {"seed": 1}, restart=True).load() is None
+    assert names(folder) == sorted(FOREIGN)
+    assert all((folder / name).read_text() == "mine" for name in FOREIGN)
+
+
+def test_a_training_killed_in_every_phase_goes_on_to_the_same_bytes(cache, expected, tmp_path):
+    out = tmp_path / "sae.safetensors"
+    for phase, at in ((0, 10), (SUPERVISING, SUPERVISING + 10), (FINISHING, FINISHING)):
+        train_and_kill(cache, out, *EAGER, at=at)
+        assert not out.exists()
+        assert len(numbers(out)) == 2
+        assert at <= numbers(out)[-1] <= phase + 30
+    train_elsewhere(cache, out, *EAGER)
+    assert out.read_bytes() == expected
+    assert names(tmp_path) == ["sae.safetensors"]
+
+
+def test_a_training_that_was_all_but_finished_makes_no_step_again(cache, tmp_path, capsys):
+    train_and_kill(cache, tmp_path / "sae.safetensors", *EAGER, at=FINISHING)
+    assert train(cache, tmp_path / "sae.safetensors", *EAGER) == 0
+    assert "step" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 0.9])
+def test_a_training_goes_back_behind_a_damaged_checkpoint(cache, expected, tmp_path, kept_bytes):
+    out = tmp_path / "sae.safetensors"
+    train_and_kill(cache, out, *EAGER, at=10)
+    newest = out.with_name("sae.training") / f"{numbers(out)[-1]:09d}.pt"
+    content = newest.read_bytes()
+    newest.write_bytes(content[: int(kept_bytes * len(content))])
+    train_elsewhere(cache, out, *OPTIONS)
+    assert out.read_bytes() == expected
+    assert names(tmp_path) == ["sae.safetensors"]
+
+
+def test_an_unfinished_training_with_other_settings_is_left_alone_or_forgotten(cache, expected, tmp_path, capsys):
+    out = tmp_path / "sae.safetensors"
+    train_and_kill(cache, out, *EAGER, "--seed", "1", at=10)
+    found = numbers(out)
+    assert train(cache, out, *OPTIONS) == 1
+    assert "unfinished training with other settings" in capsys.readouterr().err
+    assert numbers(out) == found
+    (out.with_name("sae.training") / "notes.txt").write_text("mine")
+    train_elsewhere(cache, out, *OPTIONS, "--restart")
+    assert out.read_bytes() == expected
+    assert names(out.with_name("sae.training")) == ["notes.txt"]
+
+
+def test_an_extension_goes_on_to_the_same_bytes(cache, tmp_path):
+    train_elsewhere(cache, tmp_path / "base.safetensors", *OPTIONS, "--groups", "object")
+    extend = (*EAGER, "--extend", tmp_path / "base.safetensors")
+    train_elsewhere(cache, tmp_path / "straight.safetensors", *extend)
+    for at in (SUPERVISING + 10, FINISHING):
+        train_and_kill(cache, tmp_path / "killed.safetensors", *extend, at=at)
+    train_elsewhere(cache, tmp_path / "killed.safetensors", *extend)
+    assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "straight.safetensors").read_bytes()
+
+
+def test_several_saes_in_one_pass_go_on_to_the_same_bytes(cache, tmp_path):
+    several = (*EAGER, "--k", "1", "2")
+    train_elsewhere(cache, tmp_path / "straight", *several)
+    for at in (10, SUPERVISING + 10):
+        train_and_kill(cache, tmp_path / "killed", *several, at=at)
+    train_elsewhere(cache, tmp_path / "killed", *several)
+    assert len(names(tmp_path / "straight")) == 2
+    for path in (tmp_path / "straight").iterdir():
+        assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes()

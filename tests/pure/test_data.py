@@ -1,0 +1,71 @@
+"""Labelled images of a cache: what they yield, and which ones are chosen."""
+
+import pytest
+import torch
+
+from pure.planted import CONCEPTS, HOOKPOINT, POSITIONS, STEPS, plant, write_cache
+from sae_eraser.training.cache import Cache
+from sae_eraser.training.data import LabelledImages, choose_images
+
+IMAGES = 60
+VECTORS_PER_IMAGE = STEPS * POSITIONS
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Cache:
+    return Cache(write_cache(tmp_path_factory.mktemp("planted"), plant(range(10))))
+
+
+def test_images_come_with_their_maps_and_labels(cache):
+    planted, indices = plant(range(10)), [3, 59, 30]
+    images = LabelledImages(cache, HOOKPOINT, indices, cache.labels(CONCEPTS)[indices])
+    assert len(images) == 3
+    for index, (maps, labels) in zip(indices, images, strict=True):
+        assert torch.equal(maps, planted.maps[index].half().float())
+        assert torch.equal(labels, planted.labels()[index])
+
+
+def test_noise_levels_ascend_and_every_map_knows_its_own(cache):
+    levels, place = choose_images(cache, HOOKPOINT, torch.ones(IMAGES, dtype=torch.bool), CONCEPTS, 1).levels()
+    assert levels.tolist() == [0.5, 2.0, 8.0]
+    assert levels[place].tolist() == plant(range(1)).sigmas[0].tolist()
+
+
+def test_all_images_are_taken_if_there_is_room(cache):
+    among = torch.arange(IMAGES) % 3 > 0
+    chosen = choose_images(cache, HOOKPOINT, among, CONCEPTS, VECTORS_PER_IMAGE * 40)
+    assert chosen.indices == among.nonzero()[:, 0].tolist()
+    assert torch.equal(chosen.labels, plant(range(10)).labels()[among])
+
+
+def test_fewer_images_than_there_are_give_every_concept_its_share(cache):
+    among = torch.arange(IMAGES) % 6 > 0  # so that one of the six combinations is missing
+    chosen = choose_images(cache, HOOKPOINT, among, CONCEPTS, VECTORS_PER_IMAGE * 45)
+    assert set(chosen.indices) < set(among.nonzero()[:, 0].tolist())
+    assert chosen.indices == sorted(set(chosen.indices))
+    assert torch.equal(chosen.labels, cache.labels(CONCEPTS)[chosen.indices])
+    assert len(chosen) == 45
+    assert chosen.labels.sum(dim=0).min() >= 9
+
+
+def test_every_concept_keeps_eight_images_however_small_the_room(cache):
+    chosen = choose_images(cache, HOOKPOINT, torch.ones(IMAGES, dtype=torch.bool), CONCEPTS, 1)
+    assert 8 <= chosen.labels.sum(dim=0).min()
+    assert len(chosen) < 40
+
+
+def test_a_rare_concept_is_among_the_chosen_ones(tmp_path):
+    planted = plant(range(10))
+    for image in planted.images[:-2]:
+        image.labels["style"] = ["wavy"]
+    for image in planted.images[-2:]:
+        image.labels["style"] = ["grainy"]
+    cache = Cache(write_cache(tmp_path, planted))
+    chosen = choose_images(cache, HOOKPOINT, torch.ones(IMAGES, dtype=torch.bool), CONCEPTS, VECTORS_PER_IMAGE * 20)
+    assert chosen.labels[:, 4].sum() == 2
+
+
+def test_the_choice_is_the_same_every_time(cache):
+    among = torch.ones(IMAGES, dtype=torch.bool)
+    first, again = (choose_images(cache, HOOKPOINT, among, CONCEPTS, VECTORS_PER_IMAGE * 30) for _ in range(2))
+    assert first.indices == again.indices

@@ -1,0 +1,211 @@
+"""Steps of training: a new autoencoder, what a step changes, dead latents, and going on from a saved state."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pure.planted import CONCEPTS, plant
+from pure.random_sae import random_sae
+from sae_eraser.sae_ops.autoencoder import SAEConfig
+from sae_eraser.training.config import TrainingConfig
+from sae_eraser.training.learner import ConceptTask, Learner, logits_and_firing, new_autoencoder
+
+PLANTED = plant(range(10))
+MAPS = PLANTED.maps.flatten(0, 1)
+LABELS = PLANTED.labels().repeat_interleave(PLANTED.maps.shape[1], dim=0).float()
+VECTORS = MAPS.flatten(0, 1)
+CONFIG = TrainingConfig(precision="fp32")
+
+
+def learner(config: TrainingConfig = CONFIG, only: torch.Tensor | None = None, n: int = 32, k: int = 2) -> Learner:
+    return Learner(new_autoencoder(SAEConfig(16, n, "batchtopk", k), VECTORS, seed=0), config, only)
+
+
+def task(latents: list[int]) -> ConceptTask:
+    return ConceptTask(latents, [group for group, _ in CONCEPTS], PLANTED.labels(), torch.zeros(5, 5))
+
+
+def batch(step: int, size: int = 512) -> torch.Tensor:
+    return VECTORS[torch.randperm(len(VECTORS), generator=torch.Generator().manual_seed(step))[:size]]
+
+
+def reconstruct(learner: Learner, steps: range, of: int) -> list[dict]:
+    return [learner.reconstruct(batch(step), step / of) for step in steps]
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.sae.state_dict().items()}
+
+
+def test_a_new_autoencoder_centres_and_scales_its_input():
+    sae = new_autoencoder(SAEConfig(16, 32, "topk", 2), VECTORS, seed=0)
+    normalised = sae.normalise(VECTORS)
+    assert normalised.mean(dim=0).abs().max() < 1e-5
+    assert normalised.square().mean().item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(32))
+
+
+def test_a_new_encoder_points_along_the_decoder_and_has_the_length_that_reconstructs_best():
+    sae = new_autoencoder(SAEConfig(16, 32, "topk", 2), VECTORS, seed=0).requires_grad_(False)
+    length = sae.W_enc.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(sae.W_enc, length * sae.W_dec)
+    torch.testing.assert_close(length, length[:1].expand_as(length))
+    errors = []
+    for factor in (0.9, 1.0, 1.1):
+        sae.W_enc.copy_(factor * length * sae.W_dec)
+        errors.append((sae(VECTORS[:4096]) - VECTORS[:4096]).square().sum())
+    assert errors[1] < min(errors[0], errors[2])
+
+
+def test_another_seed_gives_another_autoencoder():
+    first, second, again = (new_autoencoder(SAEConfig(16, 32, "topk", 2), VECTORS, seed) for seed in (0, 1, 0))
+    assert torch.equal(first.W_dec, again.W_dec)
+    assert not torch.isclose(first.W_dec, second.W_dec).any(dim=1).all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_reconstructing_explains_more_and_keeps_decoder_rows_at_unit_norm(precision):
+    trained = learner(TrainingConfig(precision=precision))
+    numbers = reconstruct(trained, range(40), of=40)
+    assert numbers[-1]["fvu"] < 0.5 * numbers[0]["fvu"]
+    assert numbers[-1]["l0"] == 2
+    torch.testing.assert_close(trained.sae.W_dec.norm(dim=1), torch.ones(32))
+
+
+def test_supervising_makes_the_latents_tell_their_concepts():
+    trained = learner()
+    numbers = [trained.supervise(MAPS, LABELS, task([3, 1, 4, 15, 9]), step / 60) for step in range(60)]
+    assert numbers[-1]["accuracy"] > 0.95 > numbers[0]["accuracy"]
+    assert numbers[-1]["fvu"] < numbers[0]["fvu"]
+    torch.testing.assert_close(trained.sae.W_dec.norm(dim=1), torch.ones(32))
+
+
+def test_the_silence_loss_keeps_latents_from_firing_where_their_concept_is_not_shown():
+    latents, firings = [3, 1, 4, 15, 9], []
+    for weight in (0, 1):
+        trained = learner(TrainingConfig(precision="fp32", silence_weight=weight))
+        for step in range(60):
+            trained.supervise(MAPS, LABELS, task(latents), step / 60)
+        _, firing = logits_and_firing(trained.sae, trained.sae.normalise(MAPS), torch.tensor(latents))
+        firings.append((firing * (1 - LABELS)).sum() / (firing * LABELS).sum())
+    assert firings[1] < 0.5 * firings[0]
+
+
+def test_the_learning_rate_falls_to_zero_over_the_last_fifth():
+    """So that the weights come to rest: the last of 50 steps moves them by a tenth of a full step."""
+    trained, supervised = learner(), task([0, 1, 2, 3, 4])
+    for step in (
+        lambda i: trained.reconstruct(batch(i), i / 50),
+        lambda i: trained.supervise(MAPS, LABELS, supervised, i / 50),
+    ):
+        trained.restart()
+        states = [trained.sae.W_enc.detach().clone()]
+        for i in range(50):
+            step(i)
+            states.append(trained.sae.W_enc.detach().clone())
+        moved = [(after - before).norm() for before, after in itertools.pairwise(states)]
+        assert 0 < moved[-1] < 0.3 * moved[39]
+
+
+def test_only_the_chosen_rows_are_trained():
+    chosen = torch.zeros(32, dtype=torch.bool)
+    chosen[[4, 7]] = True
+    trained = learner(only=chosen)
+    with torch.no_grad():
+        trained.sae.W_dec.mul_(1.001)  # rows of a file that were never quite of unit norm stay so
+    before = weights(trained)
+    for step in range(5):
+        trained.supervise(MAPS, LABELS[:, :2], ConceptTask([4, 7], ["a", "a"], LABELS[:, :2], torch.eye(2)), step / 5)
+    after = weights(trained)
+    for name in ("W_enc", "W_dec", "b_enc"):
+        assert torch.equal(after[name][~chosen], before[name][~chosen])
+        assert not torch.isclose(after[name][chosen], before[name][chosen]).all()
+    assert torch.equal(after["b_dec"], before["b_dec"])
+
+
+def with_a_silent_latent(auxiliary_weight: float) -> Learner:
+    """Latent 0 of four never fires; the other three are too few for the five planted concepts."""
+    silent = learner(TrainingConfig(precision="fp32", dead_after=1000, auxiliary_weight=auxiliary_weight), n=4, k=1)
+    with torch.no_grad():
+        silent.sae.W_enc[0].copy_(0.01 * silent.sae.W_enc[0])
+    return silent
+
+
+def test_the_auxiliary_loss_brings_a_dead_latent_back_to_life():
+    trained = with_a_silent_latent(auxiliary_weight=1 / 32)
+    reconstruct(trained, range(3), of=300)
+    assert trained.dead.tolist() == [True, False, False, False]
+    reconstruct(trained, range(3, 300), of=300)
+    assert not trained.dead.any()
+
+
+def test_without_the_auxiliary_loss_a_dead_latent_stays_dead():
+    trained = with_a_silent_latent(auxiliary_weight=0)
+    before = trained.sae.W_enc[0].detach().clone()
+    reconstruct(trained, range(300), of=300)
+    assert trained.dead.tolist() == [True, False, False, False]
+    assert torch.equal(trained.sae.W_enc[0], before)
+
+
+def test_a_latent_is_dead_when_it_was_silent_for_more_than_so_many_vectors():
+    trained = with_a_silent_latent(auxiliary_weight=0)
+    numbers = reconstruct(trained, range(2), of=300)
+    assert trained.silent[0] == 1024
+    assert [int(n["dead"]) for n in numbers] == [0, 1]
+    with torch.no_grad():
+        trained.sae.b_enc[0] = 10.0
+    reconstruct(trained, range(1), of=300)
+    assert trained.silent[0] == 0
+    assert not trained.dead[0]
+
+
+def test_a_saved_state_goes_on_to_the_same_bits():
+    straight, stopped, resumed = learner(), learner(), learner()
+    reconstruct(straight, range(10), of=10)
+    reconstruct(stopped, range(6), of=10)
+    resumed.load_state(stopped.state())
+    reconstruct(resumed, range(6, 10), of=10)
+    for name, tensor in weights(straight).items():
+        assert torch.equal(weights(resumed)[name], tensor), name
+    assert torch.equal(resumed.silent, straight.silent)
+
+
+def test_logits_and_firing_are_means_over_positions_of_pre_acts_and_of_their_positive_part():
+    sae = random_sae("topk", d=16)
+    logits, firing = logits_and_firing(sae, sae.normalise(MAPS), torch.tensor([5, 0]))
+    pre_acts = sae.pre_acts(MAPS)[..., [5, 0]]
+    torch.testing.assert_close(logits, pre_acts.mean(dim=1))
+    torch.testing.assert_close(firing, pre_acts.relu().mean(dim=1))
+
+
+PLAIN = TrainingConfig(decorrelation_weight=0, silence_weight=0)
+
+
+def test_rare_concepts_weigh_more_where_they_are_shown():
+    """sqrt(negatives / positives), at most sqrt(20): a concept in 1 of 5 images weighs 2, one in 1 of 100 sqrt 20."""
+    labels = torch.zeros(100, 2, dtype=torch.bool)
+    labels[:20, 0] = labels[0, 1] = True
+    nothing, shown = torch.zeros(2, 1), torch.ones(2, 1)
+    for column, weight in enumerate((2, 20**0.5)):
+        task = ConceptTask([0], ["object"], labels[:, [column]], torch.eye(1))
+        torch.testing.assert_close(task.loss(nothing, nothing, shown, PLAIN), weight * F.softplus(torch.tensor(0.0)))
+
+
+def test_the_parts_of_the_concept_loss_are_weighted_as_configured():
+    """Logits with correlation 1; latents that fire 0.2 and 0.4 on average where they should not."""
+    logits = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    firing = torch.tensor([[0.1, 0.4], [0.2, 0.4], [0.3, 0.4]])
+    labels, images = torch.zeros(3, 2), torch.tensor([[True, False], [False, True]])
+    weighed = TrainingConfig(decorrelation_weight=0.5, silence_weight=0)
+    silent = TrainingConfig(decorrelation_weight=0, silence_weight=2)
+
+    def added(config: TrainingConfig, groups: list[str], similarity: torch.Tensor) -> float:
+        task = ConceptTask([0, 1], groups, images, similarity)
+        return (task.loss(logits, firing, labels, config) - task.loss(logits, firing, labels, PLAIN)).item()
+
+    assert added(weighed, ["object", "style"], torch.zeros(2, 2)) == pytest.approx(0.5)
+    assert added(weighed, ["object", "object"], torch.ones(2, 2)) == pytest.approx(0.5)
+    assert added(weighed, ["object", "object"], torch.zeros(2, 2)) == pytest.approx(0)
+    assert added(silent, ["object", "object"], torch.ones(2, 2)) == pytest.approx(2 * 0.3)

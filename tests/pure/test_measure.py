@@ -1,0 +1,73 @@
+"""The measurement of an SAE, against the same numbers computed on all vectors at once."""
+
+import pytest
+import torch
+
+from pure.planted import CONCEPTS, HOOKPOINT, plant, write_cache
+from pure.random_sae import random_sae
+from sae_eraser.training.cache import Cache
+from sae_eraser.training.data import LabelledImages
+from sae_eraser.training.measure import Measurement, measure
+
+LATENTS = [3, 11, 0, 7, 20]
+PLANTED = plant(range(3))
+LABELS = PLANTED.labels()
+MAPS = PLANTED.maps.half().float()
+LEVELS = [2, 1, 0]
+"""Of the maps of an image, noise rising."""
+
+
+def an_sae():
+    """Its latents 5 and 6 never fire, and its logits are balanced around 0."""
+    sae = random_sae("batchtopk", d=16)
+    sae.b_enc -= sae.pre_acts(MAPS).mean(dim=(0, 1, 2))
+    sae.b_enc[[5, 6]] = -1000
+    return sae
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Measurement:
+    cache = Cache(write_cache(tmp_path_factory.mktemp("planted"), PLANTED))
+    return measure(an_sae(), LATENTS, LabelledImages(cache, HOOKPOINT, list(range(18)), cache.labels(CONCEPTS)))
+
+
+def test_fvu_and_l0_are_those_of_all_vectors(measured):
+    sae = an_sae()
+
+    def fvu(x):
+        return (sae(x) - x).square().sum() / (x - x.mean(dim=0)).square().sum()
+
+    assert measured.sigmas.tolist() == [0.5, 2.0, 8.0]
+    for place, step in enumerate(LEVELS):
+        x = MAPS[:, step].flatten(0, 1)
+        torch.testing.assert_close(measured.fvu[place], fvu(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(measured.l0[place], (sae.encode(x) > 0).float().sum(dim=1).mean())
+    everything = MAPS.flatten(0, 2)
+    assert measured.overall_fvu == pytest.approx(fvu(everything).item(), rel=1e-4)
+    assert measured.overall_l0 == pytest.approx((sae.encode(everything) > 0).sum().item() / len(everything))
+
+
+def test_latents_that_fired_nowhere_are_counted(measured):
+    silent = ~(an_sae().encode(MAPS) > 0).flatten(0, 2).any(dim=0)
+    assert silent[5] and silent[6]
+    assert measured.never_fired == silent.sum()
+
+
+def test_accuracy_separation_and_confusion_are_those_of_the_mean_logits(measured):
+    logits = an_sae().pre_acts(MAPS)[..., LATENTS].mean(dim=2)  # [images, steps, concepts]
+    for column in range(5):
+        yes, no = logits[LABELS[:, column]][..., column], logits[~LABELS[:, column]][..., column]
+        accuracy = ((yes > 0).float().mean() + (no <= 0).float().mean()) / 2
+        torch.testing.assert_close(measured.accuracy[column], accuracy)
+        spread = torch.cat([yes - yes.mean(), no - no.mean()]).square().mean().sqrt()
+        torch.testing.assert_close(measured.separation[column], (yes.mean() - no.mean()) / spread)
+    for row in range(5):
+        torch.testing.assert_close(measured.detected[row], (logits[LABELS[:, row]] > 0).float().mean(dim=(0, 1)))
+    assert measured.accuracy.unique().numel() > 1
+    assert 0 < measured.detected.mean() < 1
+
+
+def test_firing_is_the_mean_activation_in_pictures_that_show_a_concept(measured):
+    z = an_sae().encode(MAPS)[..., LATENTS]
+    for row in range(5):
+        torch.testing.assert_close(measured.firing[row], z[LABELS[:, row]].mean(dim=(0, 1, 2)))

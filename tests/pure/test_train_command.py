@@ -1,0 +1,327 @@
+"""`sae-eraser train` when something is wrong: one line says what and what to do, and nothing is left behind."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pure.planted import HOOKPOINT, WIDTH, Planted, plant, write_cache
+from pure.sae_files import write_good_file
+from pure.training_runs import train
+from sae_eraser.sae_ops.file import load_sae, read_header
+from sae_eraser.training.cache import CacheSettings, CacheWriter
+from sae_eraser.training.config import TrainingConfig
+
+QUICK = ("--latents", "16", "--k", "2", "--unsupervised-steps", "2", "--supervised-steps", "2")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("planted") / "cache", plant(range(15)))
+
+
+@pytest.fixture
+def own_cache(cache, tmp_path) -> Path:
+    """To be spoiled."""
+    return shutil.copytree(cache, tmp_path / "cache")
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "models" / "sae.safetensors"
+
+
+@pytest.fixture
+def refused(capsys, out):
+    """Runs a training that must fail before it writes anything; returns the one line that it prints."""
+
+    def run(cache: Path, *options: object, to: Path = out) -> str:
+        capsys.readouterr()
+        before = {path: path.read_bytes() for path in out.parent.parent.rglob("*") if path.is_file()}
+        assert train(cache, to, *QUICK, *options) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        message = captured.err.rsplit("\r", 1)[-1]  # after the progress of reading the shards, which is wiped away
+        assert message.startswith("sae-eraser: ") and message.count("\n") == 1
+        assert "reconstruct:" not in captured.err and "supervise:" not in captured.err, (
+            "this should have been found before training"
+        )
+        assert {path: path.read_bytes() for path in out.parent.parent.rglob("*") if path.is_file()} == before
+        return message
+
+    return run
+
+
+def test_what_was_made_is_shown(cache, out, capsys):
+    assert train(cache, out, *QUICK) == 0
+    text = capsys.readouterr().out
+    assert f"{out}: SD15, {HOOKPOINT}" in text
+    assert "16 latents of width 16, batchtopk, k = 2" in text
+
+
+def test_no_cache(tmp_path, refused):
+    assert f"{tmp_path / 'none'} is no activation cache" in refused(tmp_path / "none")
+
+
+def test_an_unknown_hookpoint(cache, refused):
+    message = refused(cache, "--hookpoint", "mid")
+    assert "'mid'" in message and HOOKPOINT in message
+
+
+def test_several_hookpoints_and_none_chosen(tmp_path, refused):
+    planted = plant(range(1))
+    hookpoints = {HOOKPOINT: WIDTH, "up_blocks.0.attentions.1": WIDTH}
+    writer = CacheWriter(tmp_path / "two", CacheSettings("SD15", hookpoints, "output", {}, planted.images))
+    writer.write_shard(0, dict.fromkeys(hookpoints, planted.maps), planted.sigmas)
+    assert f"--hookpoint: {HOOKPOINT}, up_blocks.0.attentions.1" in refused(tmp_path / "two")
+
+
+def test_pictures_without_labels(tmp_path, refused):
+    planted = plant(range(2))
+    for image in planted.images:
+        image.labels.clear()
+    assert "no labels" in refused(write_cache(tmp_path / "bare", planted))
+
+
+def test_an_unknown_group(cache, refused):
+    message = refused(cache, "--groups", "object", "colour")
+    assert "no labels of a group 'colour'" in message and "object, style" in message
+
+
+def with_a_rare_style(seeds: range, shown: set[int]) -> Planted:
+    """Pictures of which only those with these numbers have a style of their own."""
+    planted = plant(seeds)
+    for number, image in enumerate(planted.images):
+        image.labels["style"] = ["rare"] if number in shown else ["usual"]
+    return planted
+
+
+def test_a_concept_in_no_validation_image(tmp_path, refused):
+    message = refused(write_cache(tmp_path / "rare", with_a_rare_style(range(15), {0, 1})))
+    assert "'rare' (style) is in 0 of the" in message
+    assert "validation images" in message and "more prompts and seeds" in message
+
+
+def test_a_concept_in_no_training_image(tmp_path, refused, monkeypatch):
+    from sae_eraser.training import build
+
+    monkeypatch.setattr(build, "held_out", lambda cache: torch.arange(90) < 9)
+    message = refused(write_cache(tmp_path / "rare", with_a_rare_style(range(15), {0})))
+    assert "'rare' (style) is in 0 of the 81 training images" in message
+
+
+def test_a_concept_in_every_image(tmp_path, refused):
+    planted = plant(range(15))
+    for image in planted.images:
+        image.labels["medium"] = ["photo"]
+    message = refused(write_cache(tmp_path / "all", planted))
+    assert "'photo' (medium) is in " in message and "without it" in message
+
+
+def test_too_few_pictures_to_hold_some_out(tmp_path, refused):
+    assert "0 validation images" in refused(write_cache(tmp_path / "few", plant(range(1))))
+
+
+@pytest.mark.parametrize(
+    "options, fault",
+    [
+        (("--k", "17"), "k is 17.*16"),
+        (("--k", "0"), "k is 0"),
+        (("--latents", "4"), "5 concepts.*4.*larger"),
+        (("--supervised-steps", "0"), "supervised_steps is 0"),
+        (("--unsupervised-steps", "-1"), "unsupervised_steps is -1"),
+        (("--vectors", "0"), "vectors is 0"),
+        (("--maps", "-3"), "maps is -3"),
+        (("--patience", "0"), "patience is 0"),
+        (("--learning-rate", "-1"), "-1"),
+    ],
+)
+def test_numbers_that_do_not_fit(cache, refused, options, fault):
+    message = refused(cache, *options)
+    assert re.search(fault, message), message
+
+
+def test_an_unknown_precision_or_assignment(cache, out, capsys):
+    for option, value, known in (("precision", "fp8", "bf16, fp32"), ("assignment", "best", "greedy, optimal")):
+        with pytest.raises(SystemExit) as stop:
+            train(cache, out, f"--{option}", value)
+        assert stop.value.code == 2
+        assert f"--{option}: invalid choice: '{value}'" in capsys.readouterr().err
+        with pytest.raises(ValueError, match=f"Unknown {option} '{value}'; known are {known}"):
+            TrainingConfig(**{option: value})
+
+
+def test_a_file_that_exists_is_kept_unless_it_shall_be_replaced(cache, out, refused):
+    out.parent.mkdir()
+    write_good_file(out)
+    message = refused(cache)
+    assert f"{out} exists" in message and "--overwrite" in message
+    assert train(cache, out, *QUICK, "--overwrite") == 0
+    assert read_header(out).autoencoder.n_latents == 16
+
+
+def test_a_folder_in_place_of_the_file(cache, out, refused):
+    out.mkdir(parents=True)
+    assert str(out) in refused(cache)
+    assert str(out) in refused(cache, "--overwrite")
+
+
+def test_a_folder_that_cannot_be_made(cache, tmp_path, refused):
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in refused(cache, to=tmp_path / "file" / "sae.safetensors")
+
+
+def test_a_folder_that_cannot_be_written(cache, out, refused, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != out.parent)  # root may write everywhere
+    assert f"{out.parent} cannot be written" in refused(cache)
+
+
+def test_a_missing_shard(own_cache, out, refused):
+    (own_cache / "shard-00001.safetensors").unlink()
+    message = refused(own_cache)
+    assert "shard-00001.safetensors is missing" in message and "--skip-bad-shards" in message
+
+
+def spoil(path: Path) -> None:
+    """Changes a byte but not the size."""
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_damaged_shard(own_cache, refused):
+    spoil(own_cache / "shard-00000.safetensors")
+    message = refused(own_cache)
+    assert "shard-00000.safetensors is damaged" in message and "--skip-bad-shards" in message
+
+
+def test_bad_shards_are_skipped_if_asked(tmp_path, out, capsys):
+    planted = plant(range(30))
+    settings = CacheSettings("SD15", {HOOKPOINT: WIDTH}, "output", {}, planted.images, images_per_shard=45)
+    writer = CacheWriter(tmp_path / "four", settings)
+    for shard in range(4):
+        images = slice(45 * shard, 45 * shard + 45)
+        writer.write_shard(shard, {HOOKPOINT: planted.maps[images]}, planted.sigmas[images])
+    spoil(tmp_path / "four" / "shard-00002.safetensors")
+    (tmp_path / "four" / "shard-00000.safetensors").unlink()
+    assert train(tmp_path / "four", out, *QUICK, "--skip-bad-shards") == 0
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert "2 bad shards: shard-00000.safetensors, shard-00002.safetensors" in said
+    assert read_header(out).training["images"] == 90
+
+
+def test_no_shard_is_left(own_cache, refused):
+    for path in own_cache.glob("*.safetensors"):
+        path.unlink()
+    assert "no shard that can be read" in refused(own_cache, "--skip-bad-shards")
+
+
+def test_a_nan_in_the_cache(own_cache, capsys, out):
+    """With a checksum that is right; the writer refuses it, but a cache may come from elsewhere."""
+    path = own_cache / "shard-00000.safetensors"
+    tensors = load_file(path)
+    tensors[HOOKPOINT][2, 1, 3] = float("nan")
+    save_file(tensors, path)
+    facts = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    assert train(own_cache, out, *QUICK) == 1
+    message = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert "hard" in message and "holds NaN or infinity" in message and message.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_learning_rate_that_blows_up(cache, capsys, out):
+    assert train(cache, out, *QUICK, "--learning-rate", "1e30") == 1
+    message = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert "--learning-rate" in message
+    assert not out.exists()
+
+
+def test_curves_for_tensorboard_without_its_package(cache, refused, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert "pip install tensorboard" in refused(cache, "--tensorboard", tmp_path / "curves")
+
+
+def test_curves_for_tensorboard(cache, out, monkeypatch, tmp_path):
+    written: dict[tuple, float] = {}
+
+    class Writer:
+        def __init__(self, folder: str):
+            self.folder = folder
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def add_scalar(self, name: str, value: float, step: int):
+            written[Path(self.folder).name, name, step] = value
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    assert train(cache, out, *QUICK, "--tensorboard", tmp_path / "curves") == 0
+    for step in (1, 2):
+        for name in ("fvu", "validation fvu"):
+            assert 0 < written["sae", f"reconstruct/{name}", step] < 2
+        for name in ("fvu", "accuracy", "validation fvu", "validation accuracy"):
+            assert 0 < written["sae", f"supervise/{name}", step] < 2
+
+
+@pytest.fixture(scope="module")
+def base(cache) -> Path:
+    path = cache.parent / "base.safetensors"
+    assert train(cache, path, *QUICK, "--groups", "object") == 0
+    return path
+
+
+def test_extending_by_nothing(cache, base, refused):
+    message = refused(cache, "--extend", base, "--groups", "object")
+    assert "nothing to add" in message
+
+
+def test_extending_at_another_hookpoint(tmp_path, base, refused):
+    planted = plant(range(15))
+    other = "up_blocks.0.attentions.1"
+    writer = CacheWriter(tmp_path / "other", CacheSettings("SD15", {other: WIDTH}, "output", {}, planted.images))
+    writer.write_shard(0, {other: planted.maps}, planted.sigmas)
+    assert HOOKPOINT in refused(tmp_path / "other", "--extend", base)
+    message = refused(tmp_path / "other", "--extend", base, "--hookpoint", other)
+    assert f"belongs to {HOOKPOINT}, not to {other}" in message
+
+
+@pytest.mark.parametrize(
+    "family, hooked, width, fault",
+    [("SDXL", "output", WIDTH, "SD15.*SDXL"), ("SD15", "residual", WIDTH, "residual"), ("SD15", "output", 8, "16.* 8")],
+)
+def test_extending_an_sae_of_another_model(tmp_path, base, refused, family, hooked, width, fault):
+    planted = plant(range(15))
+    writer = CacheWriter(tmp_path / "other", CacheSettings(family, {HOOKPOINT: width}, hooked, {}, planted.images))
+    writer.write_shard(0, {HOOKPOINT: planted.maps[..., :width]}, planted.sigmas)
+    message = refused(tmp_path / "other", "--extend", base)
+    assert re.search(fault, message), message
+
+
+def test_extending_without_enough_free_latents(cache, tmp_path, refused):
+    full = tmp_path / "full.safetensors"
+    assert train(cache, full, *QUICK, "--latents", "4", "--groups", "object") == 0
+    assert "2 concepts to add need as many free latents, but there are 1" in refused(cache, "--extend", full)
+
+
+def test_extending_what_is_no_sae(cache, tmp_path, refused):
+    (tmp_path / "text.safetensors").write_text("hello")
+    assert "text.safetensors cannot be read" in refused(cache, "--extend", tmp_path / "text.safetensors")
+
+
+def test_an_sae_can_be_extended_in_its_place(cache, base, tmp_path):
+    path = shutil.copy(base, tmp_path / "sae.safetensors")
+    assert train(cache, path, *QUICK, "--extend", path, "--overwrite") == 0
+    assert len(load_sae(path)[1].concepts) == 5

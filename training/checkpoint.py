@@ -1,0 +1,62 @@
+"""Checkpoints of a training: written atomically, the last two kept, read back by the same training alone."""
+
+import contextlib
+import hashlib
+import json
+import re
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..sae_ops.atomic_write import write_atomically
+
+
+class Checkpoints:
+    """The checkpoints in one folder."""
+
+    def __init__(self, folder: Path, settings: dict, restart: bool = False):
+        """settings: plain values that must be the same for a training to go on.
+
+        restart: forget what is there. Raises ValueError if the folder holds the checkpoints of another training.
+        """
+        self.folder = folder
+        self._fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        if restart:
+            self.remove()
+        if folder.is_dir() and (folder / "settings.sha256").exists():
+            if (folder / "settings.sha256").read_text() != self._fingerprint:
+                raise ValueError(
+                    f"{folder} holds an unfinished training with other settings or another cache. Use the same "
+                    "settings to go on with it, --restart to begin anew, or another --out."
+                )
+
+    def save(self, number: int, state: dict) -> None:
+        """number rises from one checkpoint to the next."""
+        write_atomically(self.folder / "settings.sha256", lambda part: part.write_text(self._fingerprint))
+        write_atomically(self.folder / f"{number:09d}.pt", lambda part: torch.save(state, part))
+        for path in self._paths()[:-2]:
+            path.unlink()
+
+    def load(self) -> dict | None:
+        """The last one that can be read, or None."""
+        for path in reversed(self._paths()):
+            try:
+                return torch.load(path, weights_only=True)
+            except Exception as error:  # whatever is wrong with it, the one before may be whole
+                name = type(error).__name__  # the message of torch.load advises to give up its safety
+                warnings.warn(f"{path} cannot be read ({name}); going back to the checkpoint before.", stacklevel=2)
+        return None
+
+    def remove(self) -> None:
+        """Deletes all that came from here, and the folder if nothing else is in it."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if re.fullmatch(r"(settings\.sha256|\d{9}\.pt)(\.\d+\.part)?", path.name):
+                path.unlink(missing_ok=True)  # other processes remove them too
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*.pt") if re.fullmatch(r"\d{9}", path.stem))

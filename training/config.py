@@ -1,0 +1,51 @@
+"""How an SAE is trained."""
+
+from dataclasses import dataclass
+
+PRECISIONS = ("bf16", "fp32")
+ASSIGNMENTS = ("greedy", "optimal")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The defaults suit a cache of a few hundred thousand vectors."""
+
+    unsupervised_steps: int = 1000
+    """0 trains both losses from the start, with latents assigned at random."""
+    supervised_steps: int = 800
+    vectors: int = 2048
+    """Activation vectors a step in the unsupervised phase."""
+    maps: int = 96
+    """Maps (one image at one noise level) a step in the supervised phase."""
+    learning_rate: float | None = None
+    """Adam's; None is 2e-4 / sqrt(n / 2^14). It falls to zero over the last fifth of each phase."""
+    precision: str = "bf16"
+    """Of the encoder's product while training; weights, sums, losses and thresholds are always fp32."""
+    dead_after: int = 200_000
+    """A latent is dead when it has not fired for this many vectors."""
+    auxiliary_weight: float = 1 / 32
+    concept_weight: float = 0.3
+    decorrelation_weight: float = 0.1
+    """Within the concept loss."""
+    silence_weight: float = 1.0
+    """Of the silence loss, likewise within it."""
+    assignment: str = "greedy"
+    """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum of scores."""
+    validations: int = 20
+    """How often each phase is measured on images held out; the best weights are kept."""
+    patience: int = 5
+    """A phase stops early after this many validations without an improvement."""
+    statistics_vectors: int = 4_000_000
+    """Activation vectors that scores, statistics and strengths are computed from."""
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"Unknown precision '{self.precision}'; known are {', '.join(PRECISIONS)}.")
+        if self.assignment not in ASSIGNMENTS:
+            raise ValueError(f"Unknown assignment '{self.assignment}'; known are {', '.join(ASSIGNMENTS)}.")
+        for name in ("supervised_steps", "vectors", "maps", "validations", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.unsupervised_steps < 0:
+            raise ValueError(f"unsupervised_steps is {self.unsupervised_steps}, but must be at least 0.")

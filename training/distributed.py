@@ -1,0 +1,64 @@
+"""Several processes as torchrun starts them: each takes its share of every batch, sums go through all of them."""
+
+import os
+
+import torch
+import torch.distributed
+
+
+def start() -> None:
+    """Joins the processes that torchrun started, if it did."""
+    if "WORLD_SIZE" in os.environ and not torch.distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
+
+
+def share(batch: torch.Tensor) -> torch.Tensor:
+    """This process's rows of a batch; all have equally many, so up to processes - 1 rows are left out."""
+    return batch[: len(batch) - len(batch) % processes()][rank() :: processes()]
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if processes() > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensors [m] of all processes, one after another; all of one size."""
+    if processes() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(processes())]
+    torch.distributed.all_gather(parts, tensor)
+    return torch.cat(parts)
+
+
+def with_others(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes. Only this one's own carry a gradient; summed over processes gradients are whole."""
+    if processes() == 1:
+        return tensor
+    rows = list(gathered(tensor.detach()).split(len(tensor)))
+    rows[rank()] = tensor
+    return torch.cat(rows)

@@ -1,0 +1,169 @@
+"""An SAE while it is trained: its weights, Adam's moments, and which latents have fallen silent."""
+
+import torch
+import torch.nn.functional as F
+
+from ..sae_ops.autoencoder import SAEConfig, SparseAutoencoder
+from .config import TrainingConfig
+from .distributed import share, summed, with_others
+from .losses import auxiliary_loss, concept_loss, decorrelation_loss, silence_loss
+from .sparse import Kept, reconstruct
+
+ROWS_PER_BLOCK = 256
+AUXILIARY_SHARE = 4  # AuxK looks at every fourth vector
+
+
+def new_autoencoder(config: SAEConfig, sample: torch.Tensor, seed: int) -> SparseAutoencoder:
+    """Random unit decoder rows, and an encoder along them of the length that reconstructs the sample best.
+
+    Inputs are centred and scaled to unit mean square per channel. sample: activation vectors [vectors, d].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sae = SparseAutoencoder(config)
+    with torch.no_grad():
+        sae.input_shift.copy_(sample.mean(dim=0))
+        sae.input_scale.copy_((sample - sae.input_shift).square().mean().clamp(min=1e-12).rsqrt())
+        sae.W_dec.copy_(F.normalize(torch.randn(sae.W_dec.shape, generator=generator), dim=1))
+        sae.W_enc.copy_(sae.W_dec)
+        x = sae.normalise(sample[:4096])
+        reconstruction, _ = reconstruct(sae, x, torch.float32)
+        sae.W_enc.mul_((x * reconstruction).sum() / reconstruction.square().sum().clamp(min=1e-12))
+    return sae
+
+
+class Learner:
+    """Trains one SAE, step by step."""
+
+    def __init__(self, sae: SparseAutoencoder, config: TrainingConfig, only: torch.Tensor | None = None):
+        """only: the latents that are trained, bool [n]; all other rows and b_dec stay as they are. None: all."""
+        self.sae, self.config, self.only = sae, config, only
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.silent = torch.zeros(sae.config.n_latents, dtype=torch.int64, device=sae.W_enc.device)
+        """For how many vectors each latent has not fired."""
+        self._rate = config.learning_rate or 2e-4 / (sae.config.n_latents / 2**14) ** 0.5
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets Adam's moments, before another phase."""
+        self._adam = torch.optim.Adam(self.sae.parameters(), lr=self._rate, eps=6.25e-10, fused=True)
+
+    def reconstruct(self, vectors: torch.Tensor, progress: float) -> dict[str, torch.Tensor]:
+        """One step of FVU + AuxK / 32 on vectors fp32 [batch, d]. progress: 0..1, how much of the phase is over.
+
+        Returns fvu and l0 of the batch as tensors.
+        """
+        x = self.sae.normalise(share(vectors))
+        reconstruction, kept = reconstruct(self.sae, x, self.dtype)
+        error = (reconstruction - x).square().sum()
+        dead = self._listen(kept, len(vectors))
+        part = slice(None, None, AUXILIARY_SHARE)
+        residual = (x - reconstruction).detach()[part]
+        auxiliary = auxiliary_loss(self.sae, x[part], residual, dead) / summed(residual.square().sum()).clamp(min=1e-9)
+        self._update(error / vectors.numel() + self.config.auxiliary_weight * auxiliary, progress)
+        return self._numbers(error, kept, vectors)
+
+    def supervise(self, maps: torch.Tensor, labels: torch.Tensor, task: "ConceptTask", progress: float) -> dict:
+        """One step of FVU + concept_weight * (BCE + decorrelation + silence) on maps fp32 [batch, positions, d].
+
+        labels: fp32 [batch, concepts]. Returns fvu, l0 and the concepts' accuracy as tensors.
+        """
+        x = self.sae.normalise(share(maps))
+        reconstruction, kept = reconstruct(self.sae, x.flatten(0, 1), self.dtype)
+        error = (reconstruction - x.flatten(0, 1)).square().sum()
+        self._listen(kept, maps.shape[0] * maps.shape[1])
+        logits, firing = (with_others(table) for table in logits_and_firing(self.sae, x, task.latents))
+        labels = with_others(share(labels))
+        concepts = task.loss(logits, firing, labels, self.config)
+        self._update(error / maps.numel() + self.config.concept_weight * concepts, progress)
+        accuracy = ((logits > 0) == (labels > 0)).float().mean()
+        return self._numbers(error, kept, maps.flatten(0, 1)) | {"accuracy": accuracy}
+
+    @property
+    def dead(self) -> torch.Tensor:
+        """bool [n]."""
+        return self.silent > self.config.dead_after
+
+    def state(self) -> dict:
+        """Everything that a run needs to go on, bit for bit."""
+        return {"sae": self.sae.state_dict(), "adam": self._adam.state_dict(), "silent": self.silent}
+
+    def load_state(self, state: dict) -> None:
+        self.sae.load_state_dict(state["sae"])
+        self._adam.load_state_dict(state["adam"])
+        self.silent.copy_(state["silent"])
+
+    def _listen(self, kept: Kept, vectors: int) -> torch.Tensor:
+        """Counts for how long each latent has been silent; returns the dead ones."""
+        fired = torch.zeros_like(self.silent).index_fill_(0, kept.latents[kept.values > 0], 1)
+        self.silent = (self.silent + vectors).masked_fill_(summed(fired) > 0, 0)
+        dead = self.dead
+        return dead if self.only is None else dead & self.only
+
+    def _numbers(self, error: torch.Tensor, kept: Kept, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            "fvu": summed(error.detach()) / vectors.numel(),  # each channel's variance is 1
+            "l0": summed((kept.values > 0).sum()) / len(vectors),
+            "dead": self.dead.sum(),
+            "vectors": torch.tensor(len(vectors)),
+        }
+
+    def _update(self, loss: torch.Tensor, progress: float) -> None:
+        """One Adam step with unit decoder rows; the learning rate falls to zero over the last fifth."""
+        self._adam.zero_grad()
+        loss.backward()
+        sae = self.sae
+        with torch.no_grad():
+            gradients = {
+                name: parameter.grad for name, parameter in sae.named_parameters() if parameter.grad is not None
+            }
+            for name, gradient in gradients.items():
+                summed(gradient)
+                if self.only is not None:
+                    gradient[slice(None) if name == "b_dec" else ~self.only] = 0
+            blocks = list(zip(sae.W_dec.split(ROWS_PER_BLOCK), gradients["W_dec"].split(ROWS_PER_BLOCK), strict=True))
+            for rows, gradient in blocks:  # a row's gradient along itself would only change its norm
+                gradient -= (gradient * rows).sum(dim=1, keepdim=True) * rows
+        self._adam.param_groups[0]["lr"] = self._rate * min(1.0, (1 - progress) / 0.2)
+        self._adam.step()
+        with torch.no_grad():
+            for start, (rows, _) in enumerate(blocks):
+                unit = rows / rows.norm(dim=1, keepdim=True)
+                if self.only is not None:
+                    mine = self.only[start * ROWS_PER_BLOCK :][: len(rows), None]
+                    unit = torch.where(mine, unit, rows)
+                rows.copy_(unit)
+
+
+def logits_and_firing(
+    sae: SparseAutoencoder, x: torch.Tensor, latents: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised maps [maps, positions, d] -> means over positions of these latents' pre_acts and of their ReLU.
+
+    Both [maps, latents].
+    """
+    pre_acts = F.linear(x - sae.b_dec, sae.W_enc[latents], sae.b_enc[latents])
+    return pre_acts.mean(dim=1), pre_acts.relu().mean(dim=1)
+
+
+class ConceptTask:
+    """Which latents shall tell which concepts, and the loss for it."""
+
+    def __init__(self, latents: list[int], groups: list[str], labels: torch.Tensor, similarity: torch.Tensor):
+        """One entry a concept: its latent and group; labels bool [images, concepts] of the training images;
+        similarity [concepts, concepts] in 0..1."""
+        device = similarity.device
+        self.latents = torch.tensor(latents, device=device)
+        self._groups = torch.tensor([sorted(set(groups)).index(group) for group in groups], device=device)
+        self._similarity = similarity
+        positives = labels.float().mean(dim=0)
+        self._balance = ((1 - positives) / positives.clamp(min=1e-6)).clamp(max=20).sqrt().to(device)
+
+    def loss(
+        self, logits: torch.Tensor, firing: torch.Tensor, labels: torch.Tensor, config: TrainingConfig
+    ) -> torch.Tensor:
+        """BCE + decorrelation + silence, as weighted in the config; all tensors [maps, concepts]."""
+        return (
+            concept_loss(logits, labels, self._balance)
+            + config.decorrelation_weight * decorrelation_loss(logits, self._groups, self._similarity)
+            + config.silence_weight * silence_loss(firing, labels)
+        )

@@ -1,0 +1,80 @@
+"""How good an SAE is, on images that it was not trained on."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..sae_ops.autoencoder import SparseAutoencoder
+from .data import LabelledImages
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything as at inference."""
+
+    sigmas: torch.Tensor
+    """[levels]."""
+    fvu: torch.Tensor
+    """[levels], each against the variance at its own noise level; below against that over all."""
+    l0: torch.Tensor
+    """[levels]."""
+    overall_fvu: float
+    overall_l0: float
+    never_fired: int
+    """Latents that fired nowhere in these images."""
+    accuracy: torch.Tensor
+    """[concepts]: how often a concept's logit has the right sign, pictures with and without it weighing the same."""
+    separation: torch.Tensor
+    """[concepts]: mean logit with the concept minus without, in standard deviations."""
+    detected: torch.Tensor
+    """[shown concepts, detected concepts]: share of the maps of pictures with one in which the other's logit is > 0."""
+    firing: torch.Tensor
+    """[shown concepts, latents of concepts]: mean activation of each concept's latent in pictures that show another."""
+
+
+@torch.no_grad()
+def measure(sae: SparseAutoencoder, latents: list[int], images: LabelledImages) -> Measurement:
+    """Reads every image once. latents: one for each concept of images.labels."""
+    levels, place = images.levels()
+    device = sae.W_enc.device
+    shown = images.labels.float()
+    error, active, vectors = (torch.zeros(len(levels)) for _ in range(3))
+    total, square = (torch.zeros(len(levels), sae.config.d_in) for _ in range(2))
+    fired = torch.zeros(sae.config.n_latents, dtype=torch.bool)
+    logits, firing = [], torch.zeros(len(latents), len(latents))
+    for maps, labels in images:
+        for level, m in zip(place.tolist(), maps, strict=True):
+            pre_acts = sae.pre_acts(m.to(device))
+            z = sae.activate(pre_acts)
+            normalised = sae.normalise(m.to(device))
+            error[level] += (normalised - z @ sae.W_dec - sae.b_dec).square().sum().cpu()
+            total[level] += normalised.sum(dim=0).cpu()
+            square[level] += normalised.square().sum(dim=0).cpu()
+            vectors[level] += len(m)
+            active[level] += (z > 0).sum().cpu()
+            fired |= (z > 0).any(dim=0).cpu()
+            logits.append(pre_acts[:, latents].mean(dim=0).cpu())
+            firing[labels] += z[:, latents].mean(dim=0).cpu()
+    table = torch.stack(logits).view(len(images), -1, len(latents))
+    signs = table > 0
+    detected = torch.einsum("ic,imd->cd", shown, signs.float()) / (shown.sum(dim=0) * table.shape[1])[:, None].clamp(1)
+    with_concept = shown[:, None].expand_as(table) > 0
+    accuracy, separation = [], []
+    for column in range(len(latents)):
+        yes, no = (table[..., column][mask[..., column]] for mask in (with_concept, ~with_concept))
+        accuracy.append(((yes > 0).float().mean() + (no <= 0).float().mean()) / 2)
+        spread = torch.cat([yes - yes.mean(), no - no.mean()]).square().mean().sqrt()
+        separation.append((yes.mean() - no.mean()) / spread.clamp(min=1e-9))
+    variance = square.sum() - (total.sum(dim=0).square() / vectors.sum()).sum()
+    return Measurement(
+        sigmas=levels,
+        fvu=error / (square - total.square() / vectors[:, None]).sum(dim=1),
+        l0=active / vectors,
+        overall_fvu=(error.sum() / variance).item(),
+        overall_l0=(active.sum() / vectors.sum()).item(),
+        never_fired=int((~fired).sum()),
+        accuracy=torch.stack(accuracy),
+        separation=torch.stack(separation),
+        detected=detected,
+        firing=firing / (shown.sum(dim=0) * table.shape[1])[:, None].clamp(1),
+    )

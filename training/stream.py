@@ -1,0 +1,143 @@
+"""Shuffled batches from a cache that need not fit into memory.
+
+Training reads *loads*: random pieces of about a megabyte, each in one go from one shard, until the buffer is full; the
+batches come from the shuffled load while a thread reads the next one. Which vectors make up batch i depends on the seed
+and i alone, so a run that was stopped goes on with the very batches it would have had.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from .cache import Cache, CacheError
+from .storage import bytes_per_vector, restored
+
+PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Load:
+    """Maps in memory, as stored."""
+
+    vectors: torch.Tensor
+    """[maps, positions, d] in the dtype of the cache."""
+    scale: torch.Tensor | None
+    """[maps, positions] of int8."""
+    images: torch.Tensor
+    """int64 [maps], indices into the cache's images."""
+
+
+class Stream:
+    """Batches of the chosen images' activations at one hookpoint, epoch after epoch without end."""
+
+    def __init__(self, cache: Cache, hookpoint: str, images: torch.Tensor, *, buffer_bytes: int, seed: int):
+        """images: bool, one for each of the cache's. buffer_bytes: for the load in use and the next together."""
+        self.cache, self.hookpoint, self.images, self.seed = cache, hookpoint, images, seed
+        self.maps_per_image, self.positions, self.width = cache.shape(hookpoint)
+        map_bytes = self.positions * bytes_per_vector(self.width, cache.settings.storage)
+        maps_per_piece = max(1, PIECE_BYTES // map_bytes)
+        pieces, counts = [], []
+        for shard in cache.shards:
+            chosen = images[list(cache.settings.shard_images(shard))].repeat_interleave(self.maps_per_image)
+            for first in range(0, len(chosen), maps_per_piece):
+                part = chosen[first : first + maps_per_piece]
+                if part.any():
+                    pieces.append((shard, first, first + len(part)))
+                    counts.append(int(part.sum()))
+        if not pieces:
+            raise CacheError(f"{cache.folder} has no image to train on. Collect more seeds.")
+        self._pieces, self._counts = pieces, torch.tensor(counts)
+        self._pieces_per_load = max(1, buffer_bytes // 2 // (maps_per_piece * map_bytes))
+        self._all: Load | None = None  # once the whole cache is one load
+
+    @property
+    def vectors_per_epoch(self) -> int:
+        return int(self._counts.sum()) * self.positions
+
+    def vectors(self, batch: int, start: int = 0) -> Iterator[torch.Tensor]:
+        """Random vectors, fp32 [batch, d], from the start-th batch on."""
+        for load, chosen in self._batches(batch, self.positions, start):
+            scale = None if load.scale is None else load.scale.flatten()[chosen]
+            yield restored(load.vectors.flatten(0, 1)[chosen], scale)
+
+    def maps(self, batch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Random maps, fp32 [batch, positions, d], and their images [batch], from the start-th batch on."""
+        for load, chosen in self._batches(batch, 1, start):
+            scale = None if load.scale is None else load.scale[chosen]
+            yield restored(load.vectors[chosen], scale), load.images[chosen]
+
+    def _batches(self, batch: int, parts: int, start: int) -> Iterator[tuple[Load, torch.Tensor]]:
+        """Loads and which of their maps * parts make up a batch; what does not fill one is left out of the epoch."""
+        schedule = self._schedule()
+        epoch, number, pieces = next(schedule)
+        while start >= (batches := self._whole_batches(pieces, batch, parts)):
+            start -= batches
+            epoch, number, pieces = next(schedule)
+        with ThreadPoolExecutor(1) as reader:
+            upcoming = reader.submit(self._read, pieces)
+            while True:
+                load = upcoming.result()
+                order = torch.randperm(len(load.images) * parts, generator=_generator(self.seed, epoch, number))
+                batches = self._whole_batches(pieces, batch, parts)
+                epoch, number, pieces = next(schedule)
+                upcoming = reader.submit(self._read, pieces)
+                for chosen in order.split(batch)[start:batches]:
+                    yield load, chosen
+                start = 0
+
+    def _schedule(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """(epoch, load, its pieces) without end."""
+        for epoch in itertools.count():
+            order = torch.randperm(len(self._pieces), generator=_generator(self.seed, epoch))
+            for number, pieces in enumerate(order.split(self._pieces_per_load)):
+                yield epoch, number, pieces
+
+    def _whole_batches(self, pieces: torch.Tensor, batch: int, parts: int) -> int:
+        """How many a load gives; one that is smaller than a batch is one."""
+        return max(1, int(self._counts[pieces].sum()) * parts // batch)
+
+    def _read(self, pieces: torch.Tensor) -> Load:
+        if self._all is not None:
+            return self._all
+        vectors, scales, images = [], [], []
+        for piece in pieces.sort().values.tolist():
+            shard, first, last = self._pieces[piece]
+            part, scale = self.cache.read(self.hookpoint, shard, first, last)
+            if not torch.isfinite(part if scale is None else scale).all():
+                raise CacheError(f"Shard {shard} of {self.cache.folder} holds NaN or infinity. Collect it again.")
+            owners = self.cache.settings.shard_images(shard)[0] + torch.arange(first, last) // self.maps_per_image
+            chosen = self.images[owners]
+            vectors.append(part[chosen])
+            images.append(owners[chosen])
+            if scale is not None:
+                scales.append(scale[chosen])
+        load = Load(torch.cat(vectors), torch.cat(scales) if scales else None, torch.cat(images))
+        if len(pieces) == len(self._pieces):
+            self._all = load
+        return load
+
+
+def held_out(cache: Cache) -> torch.Tensor:
+    """bool [images]: one image in ten is for validation; which ones depends on prompt and seed alone."""
+    return torch.tensor([_fraction(f"{image.prompt}|{image.seed}") < 0.1 for image in cache.settings.images])
+
+
+def readable(cache: Cache) -> torch.Tensor:
+    """bool [images]: those in shards that can be read."""
+    mask = torch.zeros(len(cache.settings.images), dtype=torch.bool)
+    mask[cache.images] = True
+    return mask
+
+
+def _fraction(text: str) -> float:
+    """A number in 0..1 that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -1,0 +1,197 @@
+"""`sae-eraser train`: an SAE file, or several, out of a cache."""
+
+import argparse
+import itertools
+import os
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..sae_ops.autoencoder import SAEConfig
+from ..sae_ops.file import read_header
+from . import distributed
+from .build import Made, Order, build_saes
+from .cache import Cache
+from .config import ASSIGNMENTS, PRECISIONS, TrainingConfig
+from .info_command import show
+from .report import write_report
+
+CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS}
+OPTIONS = {
+    "unsupervised_steps": "steps that learn to reconstruct; 0 trains both at once from random latents",
+    "supervised_steps": "steps that bind each concept to its latent",
+    "vectors": "activation vectors a step, in the first phase",
+    "maps": "maps (one image at one noise level) a step, in the second",
+    "learning_rate": "Adam's (default: 2e-4 / sqrt(latents / 2^14))",
+    "precision": "of the encoder's product",
+    "assignment": "how latents are given to concepts",
+    "concept_weight": "of the concept loss beside the reconstruction",
+    "decorrelation_weight": "of the decorrelation within it",
+    "silence_weight": "of the silence, likewise: latents shall not fire where their concept is not",
+    "dead_after": "vectors without firing after which a latent is revived",
+    "patience": "validations without improvement after which a phase ends",
+    "statistics_vectors": "activation vectors for scores, statistics and strengths",
+    "seed": "of everything random",
+}
+"""The fields of TrainingConfig that the command line offers."""
+
+
+def add_command(commands) -> None:
+    """Adds `train` to the subcommands of argparse."""
+    train = commands.add_parser("train", help="make SAE files of a cache written by Collect Activations")
+    train.set_defaults(command=run)
+    train.add_argument("cache", type=Path, help="folder of the cache")
+    train.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the file to write, e.g. models/sae/mine.safetensors; a folder if several SAEs are trained",
+    )
+    train.add_argument("--hookpoint", nargs="+", help="which of the cache's hookpoints; needed if it holds several")
+    train.add_argument("--groups", nargs="+", help="which groups of labels become concepts (default: all)")
+    train.add_argument("--latents", type=int, nargs="+", help="number of latents (default: 16 times the width)")
+    train.add_argument("--k", type=int, nargs="+", default=[32], help="latents kept for each vector (default: 32)")
+    train.add_argument("--activation", choices=("batchtopk", "topk"), default="batchtopk", help="default: %(default)s")
+    train.add_argument("--extend", type=Path, metavar="FILE", help="add concepts to this SAE and change nothing else")
+    for name, text in OPTIONS.items():
+        default = getattr(TrainingConfig, name)
+        shown = text if default is None else f"{text} (default: {default})"
+        kind = float if default is None else type(default)
+        train.add_argument(
+            "--" + name.replace("_", "-"), type=kind, choices=CHOICES.get(name), default=default, help=shown
+        )
+    train.add_argument("--memory", type=float, default=1.0, help="GB of activations held in memory (default: 1)")
+    train.add_argument(
+        "--checkpoint-minutes", type=float, default=5.0, help="a stop loses at most this much (default: 5)"
+    )
+    train.add_argument("--restart", action="store_true", help="forget an unfinished training of the same --out")
+    train.add_argument("--overwrite", action="store_true", help="replace an SAE file that exists")
+    train.add_argument("--skip-bad-shards", action="store_true", help="train without missing and damaged shards")
+    train.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="also write curves for TensorBoard")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises ValueError or OSError if something is wrong with what was asked for."""
+    distributed.start()
+    try:
+        _run(options)
+    finally:
+        distributed.stop()
+
+
+def _run(options: argparse.Namespace) -> None:
+    speaks = distributed.rank() == 0
+    cache = Cache(options.cache, options.skip_bad_shards)
+    orders = _orders(options, cache)
+    config = TrainingConfig(**{name: getattr(options, name) for name in OPTIONS})
+    _check_outputs(options, orders)
+    if options.tensorboard:
+        _summary_writer()
+    _verify(cache, speaks)
+    progress = _Bars() if speaks else (lambda *_: None)
+    made = build_saes(
+        cache,
+        orders,
+        config,
+        groups=options.groups,
+        extend=options.extend,
+        memory=int(options.memory * 2**30),
+        checkpoints=options.out.with_name(options.out.stem + ".training"),
+        checkpoint_seconds=60 * options.checkpoint_minutes,
+        restart=options.restart,
+        progress=progress,
+    )
+    if not speaks:
+        return
+    for sae in made:
+        show(sae.out)
+    page = options.out.with_suffix(".html") if len(made) == 1 else options.out / "training.html"
+    print(write_report(page, made))
+    if options.tensorboard:
+        _write_tensorboard(options.tensorboard, made)
+
+
+def _orders(options: argparse.Namespace, cache: Cache) -> list[Order]:
+    """Every combination of hookpoint, number of latents and k."""
+    offered = cache.settings.hookpoints
+    points = options.hookpoint or list(offered)
+    if options.extend and not options.hookpoint:
+        points = [read_header(options.extend).hookpoint]
+    elif not options.hookpoint and len(offered) > 1:
+        raise ValueError(f"The cache holds several hookpoints. Choose with --hookpoint: {', '.join(offered)}")
+    combinations = []
+    for point in points:
+        width = cache.shape(point)[-1]
+        for latents, k in itertools.product(options.latents or [16 * width], options.k):
+            combinations.append((point, SAEConfig(width, latents, options.activation, k)))
+    if options.extend:
+        return [Order(points[0], read_header(options.extend).autoencoder, options.out)]
+    if len(combinations) == 1:
+        return [Order(*combinations[0], options.out)]
+    return [
+        Order(point, sae, options.out / f"{point}-n{sae.n_latents}-k{sae.k}.safetensors") for point, sae in combinations
+    ]
+
+
+def _check_outputs(options: argparse.Namespace, orders: list[Order]) -> None:
+    """Finds before the training rather than after it that a file cannot or must not be written."""
+    for order in orders:
+        if order.out.is_dir():
+            raise ValueError(f"{order.out} is a folder. Name the file as well: {order.out / 'sae.safetensors'}")
+        if order.out.exists() and not options.overwrite:
+            raise ValueError(f"{order.out} exists. Choose another --out, or pass --overwrite to replace it.")
+        order.out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(order.out.parent, os.W_OK):
+            raise ValueError(f"{order.out.parent} cannot be written. Choose another --out.")
+
+
+def _verify(cache: Cache, speaks: bool) -> None:
+    """Every process does it, so that all leave out the same shards."""
+    with tqdm(
+        total=cache.bytes, desc="check shards", unit="B", unit_scale=True, leave=False, disable=not speaks
+    ) as bar:
+        for size in cache.verify():
+            bar.update(size)
+    if cache.bad_shards and speaks:
+        tqdm.write(f"Training without {len(cache.bad_shards)} bad shards: {', '.join(cache.bad_shards)}")
+
+
+class _Bars:
+    """One progress line for each phase: steps, vectors a second, and the numbers of the first SAE."""
+
+    def __init__(self):
+        self._phase, self._bar, self._seen = "", tqdm(disable=True), (0, 0.0)
+
+    def __call__(self, phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
+        now = time.monotonic()
+        if phase != self._phase:
+            self._phase, self._seen = phase, (step, now)
+            self._bar = tqdm(total=steps, initial=step, desc=phase, unit="step")
+        shown = {name: f"{value:.4g}" for name, value in numbers.items() if name != "vectors"}
+        if now > self._seen[1]:
+            rate = (step - self._seen[0]) * numbers["vectors"] / (now - self._seen[1])
+            shown["vectors/s"] = f"{rate:,.0f}"
+        self._seen = (step, now)
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+        if step == steps:
+            self._bar.close()
+
+
+def _summary_writer() -> type:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs a package: pip install tensorboard") from error
+    return SummaryWriter
+
+
+def _write_tensorboard(folder: Path, made: list[Made]) -> None:
+    for sae in made:
+        with _summary_writer()(str(folder / sae.out.stem)) as writer:
+            for entry in sae.track.history:
+                for name, value in entry["validation"].items():
+                    writer.add_scalar(f"{entry['phase']}/validation {name}", value, entry["step"])
+                for name in entry.keys() - {"phase", "step", "validation"}:
+                    writer.add_scalar(f"{entry['phase']}/{name}", entry[name], entry["step"])

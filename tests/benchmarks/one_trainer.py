@@ -1,0 +1,145 @@
+"""One trainer on one shape, in a process of its own: prints a JSON record. train_speed.py starts it.
+
+Every trainer gets the same vectors in the same order, TopK, Adam with the learning rate 2e-4 / sqrt(n / 2^14), no
+warm-up and no decay. Peers run the code of their own training step.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .vectors import vectors
+
+Step = Callable[[int, torch.Tensor], object]
+Reconstruct = Callable[[torch.Tensor], torch.Tensor]
+
+
+def ours(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
+    from sae_eraser.sae_ops.autoencoder import SAEConfig
+    from sae_eraser.training.config import TrainingConfig
+    from sae_eraser.training.learner import Learner, new_autoencoder
+
+    sae = new_autoencoder(SAEConfig(d, n, "topk", k), first, 0)
+    learner = Learner(sae, TrainingConfig(precision=precision, dead_after=10_000_000))
+    return lambda step, x: learner.reconstruct(x, 0.0), sae
+
+
+def sparsify(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    torch.manual_seed(0)
+    sae = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k), dtype=torch.float32)
+    adam = torch.optim.Adam(sae.parameters(), lr=learning_rate(n))
+    silent = torch.zeros(n, dtype=torch.long)
+
+    sae.b_dec.data = first.mean(dim=0)
+
+    def step(index: int, x: torch.Tensor) -> None:
+        sae.set_decoder_norm_to_unit_norm()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = sae(x, dead_mask=silent > 10_000_000)
+            loss = out.fvu + out.auxk_loss / 32
+        fired = torch.zeros(n, dtype=torch.bool)
+        fired[out.latent_indices.flatten()] = True
+        silent.add_(len(x)).masked_fill_(fired, 0)
+        loss.backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        adam.step()
+        adam.zero_grad()
+
+    return step, lambda x: sae(x).sae_out
+
+
+def dictionary_learning(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainer = TopKTrainer(
+        steps=10**9, activation_dim=d, dict_size=n, k=k, layer=0, lm_name="", lr=learning_rate(n), warmup_steps=0,
+        seed=0, device="cpu",
+    )  # fmt: skip
+
+    def step(index: int, x: torch.Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            trainer.update(index, x)
+
+    return step, trainer.ae
+
+
+def sae_lens(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(0)
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=n, k=k, use_sparse_activations=precision == "fp32"))
+    config = SAETrainerConfig(
+        total_training_samples=10**9,
+        train_batch_size_samples=4096,
+        lr=learning_rate(n),
+        lr_end=learning_rate(n),
+        autocast=precision == "bf16",
+    )
+    trainer = SAETrainer(config, sae, iter(()))
+
+    def step(index: int, x: torch.Tensor) -> None:
+        trainer.step(x)
+        trainer.n_training_steps += 1
+
+    return step, sae
+
+
+TRAINERS = {
+    "SAE Eraser": ours,
+    "eai-sparsify": sparsify,
+    "sae-lens": sae_lens,
+    "dictionary-learning": dictionary_learning,
+}
+
+
+def learning_rate(n: int) -> float:
+    return 2e-4 / (n / 2**14) ** 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trainer", choices=TRAINERS)
+    for name in ("d", "n", "k", "batch", "steps", "warm"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    options = parser.parse_args()
+
+    training, held_out = vectors(options.data, options.d)
+    batches = training.split(options.batch)
+    step, reconstruct = TRAINERS[options.trainer](
+        options.d, options.n, options.k, options.precision, batches[0].float()
+    )
+    seconds = []
+    for index in range(options.steps):
+        x = batches[index % len(batches)].float()
+        began = time.perf_counter()
+        step(index, x)
+        seconds.append(time.perf_counter() - began)
+    with torch.no_grad():
+        rest = torch.cat([reconstruct(part).float() - part for part in held_out.split(1024)])
+    fvu = rest.square().sum() / (held_out - held_out.mean(dim=0)).square().sum()
+    timed = sorted(seconds[options.warm :])
+    print(
+        json.dumps(
+            {
+                "trainer": options.trainer,
+                "vectors_per_second": options.batch / timed[len(timed) // 2],
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "fvu": fvu.item(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -15,9 +15,9 @@ from .concepts import OBJECTS, STYLES, pair_prompt
 from .evaluate import erased_model
 from .world import World, decode, sample_latents
 
-STRENGTHS = (0.6, 0.8, 1.0, 1.5, 2.5)
+STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
 FIRST_SEED = 2_000_000
-PICTURES = 36  # that ask for the concept, and as many that do not
+PICTURES = 48  # that ask for the concept, and as many that do not
 
 
 def calibrate(world: World, path: Path) -> None:

@@ -76,7 +76,7 @@ def sae_lens(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tup
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(0)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=n, k=k, use_sparse_activations=precision == "fp32"))
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=n, k=k))
     config = SAETrainerConfig(
         total_training_samples=10**9,
         train_batch_size_samples=4096,

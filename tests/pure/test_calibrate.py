@@ -10,7 +10,13 @@ from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.sae_ops.concepts import ConceptStatistics
 from sae_eraser.training.cache import Cache
-from sae_eraser.training.calibrate import calibrated_multipliers, concept_statistics, estimate_threshold, joined
+from sae_eraser.training.calibrate import (
+    DEPTH,
+    calibrated_multipliers,
+    concept_statistics,
+    estimate_threshold,
+    joined,
+)
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.learner import new_autoencoder
 
@@ -47,6 +53,13 @@ def test_the_threshold_is_the_mean_over_batches_of_the_smallest_latent_kept():
     torch.testing.assert_close(sae.threshold, torch.stack(smallest).mean())
 
 
+def test_an_sae_in_which_nothing_fires_is_refused():
+    sae = random_sae("batchtopk", d=16)
+    sae.b_enc -= 1000
+    with pytest.raises(ValueError, match="No latent of the SAE fires.*--learning-rate"):
+        estimate_threshold(sae, batches(100))
+
+
 def test_topk_has_no_threshold():
     sae = random_sae("topk", d=16)
     before = sae.threshold.clone()
@@ -65,7 +78,7 @@ def test_statistics_are_plain_means_over_pictures_and_positions(planted, images)
         torch.testing.assert_close(statistics.overall[:, column], z[..., column].mean(dim=0))
 
 
-def test_a_multiplier_puts_the_logit_as_far_below_the_background_as_it_stood_above(planted, images):
+def test_a_multiplier_puts_the_logit_depth_times_as_far_below_the_background_as_it_stood_above(planted, images):
     """z' = gamma mu z moves the logit by (z' - z) W_enc . W_dec."""
     sae, maps = random_sae("relu", d=16), planted.maps.half().float()
     latents, gains = [4, 9, 2, 0, 1], (1.0, 0.5, 2.0, 0.7, 1.3)
@@ -79,7 +92,7 @@ def test_a_multiplier_puts_the_logit_as_far_below_the_background_as_it_stood_abo
         typical, background = fires.sum() / (fires > 0).sum(), logits[~shows][..., column].mean()
         z_after = found[column] * statistics.with_concept[:, column].mean() * typical
         logit_after = typical + (z_after - typical) * gain
-        torch.testing.assert_close(logit_after - background, -(typical - background), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(logit_after - background, -DEPTH * (typical - background), rtol=1e-3, atol=1e-3)
 
 
 def test_a_latent_that_never_fires_gets_the_plain_multiplier(images):

@@ -1,4 +1,4 @@
-"""sae_ops and training need no ComfyUI."""
+"""sae_ops and training need no ComfyUI, and start without what only some trainings need."""
 
 import subprocess
 import sys
@@ -23,3 +23,4 @@ def test_sae_ops_and_training_import_without_comfyui():
     modules = run.stdout.split()
     assert "sae_eraser.training.cli" in modules
     assert "sae_eraser.nodes" not in modules
+    assert not {"comfy", "matplotlib", "scipy"} & set(modules), "these are imported where they are needed"

@@ -77,6 +77,6 @@ def _main(arguments: tuple, killed_at: int | None, sender) -> None:
 
     with mock.patch.object(Checkpoints, "save", save_and_tell):
         status = train(*arguments)
-    if not killed_at:
+    if killed_at is None:
         sender.send(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     sys.exit(status)

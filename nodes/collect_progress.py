@@ -5,7 +5,7 @@ from aiohttp import web
 from server import PromptServer
 from tqdm import tqdm
 
-from ..training.collect import PROGRESS_PATH, progress_bar
+from ..training.progress import PROGRESS_PATH, progress_bar
 
 _running: dict = {}
 """Of the collection that runs: its name, images done and in all, and the text at its node."""

@@ -1,5 +1,6 @@
 """From a cache to SAE files: both training phases, assignment, calibration, writing."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def build_saes(
         "concepts": concepts,
         "cache": asdict(cache.settings),
         "images": cache.images,
-        "base": [str(extend)],
+        "base": hashlib.sha256(extend.read_bytes()).hexdigest() if extend else None,
         "memory": memory,
         "processes": distributed.processes(),
     }

@@ -18,12 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .progress import PROGRESS_PATH, progress_bar
 from .prompts import read_prompts
 
 NODE = "SAEEraser_CollectActivations"
-PROGRESS_PATH = "/sae_eraser/collecting"
-"""Where the pack answers with the name, done, images and text of the collection that runs; {} if there is none."""
-
 GO_ON = "Run the same command again: it goes on with the shard it was at."
 POLL_SECONDS = 0.5
 ATTEMPTS = 3
@@ -188,11 +186,6 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def progress_bar(images: int) -> tqdm:
-    """One line whose description says everything."""
-    return tqdm(total=images, bar_format="{percentage:3.0f}%|{bar:20}| {desc}")
 
 
 def _run(comfyui: ComfyUI, checkpoint: str, inputs: dict) -> str:

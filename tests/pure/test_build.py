@@ -217,3 +217,14 @@ def test_the_history_of_an_extended_sae_is_kept(base, extended):
 def test_new_concepts_of_an_extended_sae_fire_in_their_pictures(extended):
     _, _, statistics = load_sae(extended)
     assert (statistics.with_concept[:, 3:] > 2 * statistics.background[:, 3:]).all()
+
+
+def test_a_new_concept_takes_no_latent_that_is_taken_even_if_it_is_the_best(base, tmp_path, capsys):
+    """The same pictures under new names."""
+    planted = plant(range(15))
+    for image in planted.images:
+        image.labels["form"] = [f"form of a {name}" for name in image.labels["object"]]
+    cache, out = write_cache(tmp_path / "cache", planted), tmp_path / "sae.safetensors"
+    assert train(cache, out, "--extend", base, "--groups", "form", "--supervised-steps", "10") == 0
+    assert "reconstruct" not in capsys.readouterr().err, "an extension has no unsupervised phase"
+    assert len(own_latents(read_header(out))) == 6

@@ -153,6 +153,16 @@ def test_an_extension_goes_on_to_the_same_bytes(cache, tmp_path):
     assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "straight.safetensors").read_bytes()
 
 
+def test_an_extension_does_not_go_on_with_another_sae_under_the_same_name(cache, tmp_path, capsys):
+    base, out = tmp_path / "base.safetensors", tmp_path / "sae.safetensors"
+    objects = (*OPTIONS, "--groups", "object", "--overwrite")
+    train_elsewhere(cache, base, *objects)
+    train_and_kill(cache, out, *EAGER, "--extend", base, at=SUPERVISING + 10)
+    train_elsewhere(cache, base, *objects, "--seed", "1")
+    assert train(cache, out, *EAGER, "--extend", base) == 1
+    assert "unfinished training with other settings" in capsys.readouterr().err
+
+
 def test_several_saes_in_one_pass_go_on_to_the_same_bytes(cache, tmp_path):
     several = (*EAGER, "--k", "1", "2")
     train_elsewhere(cache, tmp_path / "straight", *several)

@@ -43,7 +43,7 @@ class Verdicts:
         asked, seen = getattr(self, f"asked_{group}s"), getattr(self, f"seen_{group}s")
         names = OBJECTS if group == "object" else STYLES
         chosen = torch.ones_like(asked, dtype=torch.bool) if name is None else asked == names.index(name)
-        return (seen[chosen] == asked[chosen]).float().mean().item()
+        return (seen[chosen] == asked[chosen]).double().mean().item()
 
     def erased(self, group: str, name: str) -> dict[str, float]:
         """UA, IRA and CRA in per cent after erasing `name`; CRA over all pictures, as UnlearnCanvas counts."""

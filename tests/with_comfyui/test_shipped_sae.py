@@ -12,7 +12,7 @@ from shapecanvas.world import World
         ("sae_shapecanvas_objects.safetensors", "circle"),
         ("sae_shapecanvas_objects.safetensors", "ring"),
         ("sae_shapecanvas_objects.safetensors", "house"),
-        ("sae_shapecanvas_styles.safetensors", "outline"),
+        ("sae_shapecanvas_styles.safetensors", "neon"),
     ],
 )
 def test_an_erased_concept_is_gone_and_the_others_stay(world: World, sae: str, concept: str):

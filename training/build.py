@@ -82,7 +82,9 @@ def build_saes(
     """
     base = load_sae(extend) if extend else None
     concepts = _concepts(cache, groups, base[1] if base else None)
-    data = {o.hookpoint: _data(cache, o.hookpoint, concepts, config, memory, len(orders)) for o in orders}
+    points = [order.hookpoint for order in orders]
+    share = memory // len(set(points))
+    data = {point: _data(cache, point, concepts, config, share) for point in dict.fromkeys(points)}
     learners = [_learner(order, data[order.hookpoint], config, base, concepts) for order in orders]
     settings = {
         "config": asdict(config),
@@ -98,7 +100,6 @@ def build_saes(
     resumed = run.resume()
     if not resumed and (base or not config.unsupervised_steps):
         run.phase = SUPERVISE
-    points = [order.hookpoint for order in orders]
 
     def batches(kind: str, size: int):
         def start_at(start: int) -> Iterator[dict]:
@@ -175,11 +176,11 @@ def _concepts(cache: Cache, groups: list[str] | None, base: SAEHeader | None) ->
     return concepts
 
 
-def _data(cache, hookpoint, concepts, config, memory, count) -> Data:
+def _data(cache, hookpoint, concepts, config, memory) -> Data:
     valid, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
-    stream = Stream(cache, hookpoint, training, buffer_bytes=memory // count, seed=config.seed)
+    stream = Stream(cache, hookpoint, training, buffer_bytes=memory, seed=config.seed)
     _, positions, _ = cache.shape(hookpoint)
-    held = Stream(cache, hookpoint, valid, buffer_bytes=memory // count, seed=config.seed)
+    held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
     maps, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
     return Data(
         stream,

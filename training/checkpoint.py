@@ -42,7 +42,7 @@ class Checkpoints:
         """The last one that can be read, or None."""
         for path in reversed(self._paths()):
             try:
-                return torch.load(path, weights_only=True)
+                return torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # whatever is wrong with it, the one before may be whole
                 name = type(error).__name__  # the message of torch.load advises to give up its safety
                 warnings.warn(f"{path} cannot be read ({name}); going back to the checkpoint before.", stacklevel=2)

@@ -75,7 +75,7 @@ def assign_latents(scores: torch.Tensor, method: str = "greedy") -> list[int]:
 def similarity(sae: SparseAutoencoder, images: LabelledImages) -> torch.Tensor:
     """How alike the concepts' pictures are, 0..1 [concepts, concepts]: cosines of their mean activations, negatives 0.
 
-    Activations are normalised and taken relative to the mean of all images.
+    Activations are normalised and taken relative to the mean of all images. On the device of the SAE.
     """
     sums = torch.zeros(images.labels.shape[1], sae.config.d_in)
     total = torch.zeros(sae.config.d_in)
@@ -85,4 +85,4 @@ def similarity(sae: SparseAutoencoder, images: LabelledImages) -> torch.Tensor:
         sums[labels] += mean
     centred = sums / images.labels.sum(dim=0).clamp(min=1)[:, None] - total / len(images)
     unit = torch.nn.functional.normalize(centred, dim=1)
-    return (unit @ unit.T).clamp(min=0)
+    return (unit @ unit.T).clamp(min=0).to(sae.W_enc.device)

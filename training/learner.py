@@ -48,9 +48,10 @@ class Learner:
         self._adam = torch.optim.Adam(self.sae.parameters(), lr=self._rate, eps=6.25e-10, fused=True)
 
     def reconstruct(self, vectors: torch.Tensor, progress: float) -> dict[str, torch.Tensor]:
-        """One step of FVU + AuxK / 32 on vectors fp32 [batch, d]. progress: 0..1, how much of the phase is over.
+        """One step of FVU + auxiliary_weight * AuxK on vectors fp32 [batch, d].
 
-        Returns fvu and l0 of the batch as tensors.
+        progress: 0..1, how much of the phase is over. Returns fvu, l0, dead latents and the number of vectors, as
+        tensors.
         """
         x = self.sae.normalise(share(vectors))
         reconstruction, kept = reconstruct(self.sae, x, self.dtype)
@@ -65,7 +66,7 @@ class Learner:
     def supervise(self, maps: torch.Tensor, labels: torch.Tensor, task: "ConceptTask", progress: float) -> dict:
         """One step of FVU + concept_weight * (BCE + decorrelation + silence) on maps fp32 [batch, positions, d].
 
-        labels: fp32 [batch, concepts]. Returns fvu, l0 and the concepts' accuracy as tensors.
+        labels: fp32 [batch, concepts]. Returns the same and the concepts' accuracy.
         """
         x = self.sae.normalise(share(maps))
         reconstruction, kept = reconstruct(self.sae, x.flatten(0, 1), self.dtype)

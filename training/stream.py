@@ -54,10 +54,6 @@ class Stream:
         self._pieces_per_load = max(1, buffer_bytes // 2 // (maps_per_piece * map_bytes))
         self._all: Load | None = None  # once the whole cache is one load
 
-    @property
-    def vectors_per_epoch(self) -> int:
-        return int(self._counts.sum()) * self.positions
-
     def vectors(self, batch: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Random vectors, fp32 [batch, d], from the start-th batch on."""
         for load, chosen in self._batches(batch, self.positions, start):

@@ -1,0 +1,54 @@
+"""Screening in bf16 never loses what fp32 would have chosen."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sae_eraser.sae_ops.screening import bf16_error, chosen_dots
+from sae_eraser.training.sparse import _largest, _largest_in_fp32
+
+
+def random_product(vectors: int, n: int, d: int, spread: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x, weight and bias; with a spread some channels are far larger than others."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(vectors, d, generator=generator) * torch.logspace(0, spread, d)
+    return x, torch.randn(n, d, generator=generator), torch.randn(n, generator=generator)
+
+
+@pytest.mark.parametrize("spread", [0, 3])
+def test_the_error_of_bf16_stays_below_its_bound(spread):
+    x, weight, bias = random_product(200, 500, 96, spread)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    rough = F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+    error = (rough.double() - exact).abs().amax(dim=1)
+    bound = bf16_error(x, weight, bias, rough.float().abs().amax(dim=1))
+    assert (error <= bound).all()
+    assert (error > bound / 100).all(), "a bound that says nothing"
+
+
+@pytest.mark.parametrize("spread", [0, 3])
+def test_the_largest_are_those_of_fp32(spread):
+    x, weight, bias = random_product(700, 4096, 96, spread)
+    values, latents = _largest_in_fp32(x, weight, bias, 16)
+    expected, places = _largest(x, weight, bias, 16)
+    assert torch.equal(latents.sort().values, places.sort().values)
+    torch.testing.assert_close(values.sort().values, expected.sort().values, rtol=1e-5, atol=1e-4)
+
+
+def test_latents_that_bf16_cannot_tell_apart_are_told_apart():
+    """400 copies of one latent, each a little longer than the one before."""
+    x, weight, bias = random_product(50, 1000, 96, 0)
+    weight[:400] = weight[0] * torch.linspace(1, 1.001, 400)[:, None]
+    bias.zero_()
+    _, latents = _largest_in_fp32(x, weight, bias, 16)
+    _, expected = _largest(x, weight, bias, 16)
+    assert torch.equal(latents.sort().values, expected.sort().values)
+    _, rough = _largest(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), 16)
+    assert not torch.equal(rough.sort().values, expected.sort().values)
+
+
+def test_chosen_dots_are_those_of_the_dense_product():
+    x, table, _ = random_product(4, 10, 6, 0)
+    rows, starts = torch.tensor([3, 9, 0, 3, 5, 5]), torch.tensor([0, 2, 2, 5])  # the second vector has none
+    owners = torch.tensor([0, 0, 2, 2, 2, 3])
+    torch.testing.assert_close(chosen_dots(x, table, rows, starts), (x @ table.T)[owners, rows])

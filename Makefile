@@ -11,7 +11,7 @@ PY := .venv/bin/python
 SETUP := .venv/.ready .comfyui/.ready
 endif
 
-.PHONY: help setup demo test world bench bench-train comfy lint lock check-comfyui check-tools
+.PHONY: help setup demo test world bench bench-train bench-erase comfy lint lock check-comfyui check-tools
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -27,10 +27,13 @@ test: lint  ## run everything that must pass
 world: $(SETUP)  ## train the small world anew (about an hour on two cores)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
 
-bench: bench-train  ## measure speed, each table against a peer in the same run
+bench: bench-train bench-erase  ## measure speed, each table against a peer in the same run
 
 bench-train: $(SETUP) .venv-bench/.ready  ## measure how fast SAEs are trained (half an hour on two cores)
 	PYTHONPATH=tests "$(PY)" -m benchmarks.train_speed
+
+bench-erase: $(SETUP)  ## measure what erasing costs beside a step of SD 1.5 and SDXL (ten minutes on two cores)
+	PYTHONPATH=tests "$(PY)" -m benchmarks.erase_speed
 
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188
 	"$(PY)" tests/comfy_server.py

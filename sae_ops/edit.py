@@ -13,6 +13,7 @@ import torch
 
 from .autoencoder import SparseAutoencoder
 from .concepts import Concept, ConceptStatistics, term_ranges
+from .largest import ScreenedEncoder, is_worthwhile
 
 MODES = ("scale", "ablate", "clamp", "replace")
 BRANCHES = ("both", "cond", "uncond")
@@ -60,8 +61,10 @@ class ConceptEdit:
         concepts: tuple[Concept, ...],
         statistics: ConceptStatistics,
         erasures: tuple[Erasure, ...],
+        encoder: ScreenedEncoder | None = None,
     ):
-        self.sae, self.statistics = sae, statistics
+        """encoder: that of the SAE, if it is kept elsewhere; only topk needs more of it than the erased latents."""
+        self.sae, self.statistics, self._all = sae, statistics, encoder
         ranges = term_ranges(concepts)
         terms = [
             (erasure, term, latent)
@@ -92,16 +95,17 @@ class ConceptEdit:
         self._bias = sae.b_enc[rows] - self._encoder @ sae.input_shift - sae.W_enc[rows] @ sae.b_dec
         self._decoder = sae.W_dec[rows] / sae.input_scale
         self._threshold = sae.threshold[rows, None] if sae.config.activation == "jumprelu" else sae.threshold
+        if sae.config.activation == "topk":
+            self._all = self._all or ScreenedEncoder(sae.W_enc, sae.b_enc, is_worthwhile(device))
+            self._rows, self._scale, self._shift = rows, sae.input_scale, sae.input_shift + sae.b_dec / sae.input_scale
 
     def to(self, device: torch.device) -> "ConceptEdit":
-        """The same edit on another device."""
+        """The same edit on another device; what topk needs of the whole encoder stays where it is."""
         moved = copy.copy(self)
         moved.__dict__ |= {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
         moved.statistics = self.statistics.to(device)
-        if self.sae.config.activation == "topk":
-            moved.sae = copy.deepcopy(self.sae).to(device)
         return moved
 
     @torch.no_grad()
@@ -114,9 +118,9 @@ class ConceptEdit:
         active &= torch.where(is_cond[:, None], self._cond, self._uncond)
         if not active.any():
             return x
-        means = self.statistics.at(sigma, self._terms)
-        gate = means["overall"].clamp(min=0).masked_fill(~active, float("inf"))[:, :, None]
-        maps = x.flatten(2)
+        means = {name: mean[:, :, None] for name, mean in self.statistics.at(sigma, self._terms).items()}
+        gate = means["overall"].clamp(min=0).masked_fill(~active[:, :, None], float("inf"))  # [images, terms, 1]
+        maps = x.flatten(2).float()
         z = self._latents(maps, gate)
         fires = z[:, self._columns] > gate  # [images, terms, positions]
         if not fires.any():
@@ -124,10 +128,9 @@ class ConceptEdit:
         replaced = (fires * (self._replaces * self._strength)[:, None]).amax(dim=1)  # [images, positions]
         has_donors = (replaced == 0).any(dim=1)[:, None, None]
         moved = fires & ~(self._replaces[:, None] & has_donors)  # where latents move instead of whole vectors
-        image, position = moved.any(dim=1).nonzero(as_tuple=True)
-        delta = self._delta(z[image, :, position], moved[image, :, position], means, image)
-        result = maps.clone()
-        result[image, :, position] = (maps[image, :, position].float() + delta).to(x.dtype)
+        change = self._change(z, moved, means)
+        edited = torch.baddbmm(maps, self._decoder.T.expand(len(maps), -1, -1), change).to(x.dtype)
+        result = torch.where(moved.any(dim=1)[:, None], edited, x.flatten(2))
         if self._replaces.any():
             result = _take_from_neighbours(result, replaced, x.shape[-1])
         return result.reshape(x.shape)
@@ -137,25 +140,32 @@ class ConceptEdit:
 
         With topk the others are encoded too, but only at positions where an erased latent would pass its gate.
         """
-        z = (self._encoder @ maps.float() + self._bias[:, None]).relu()
+        pre_acts = torch.baddbmm(self._bias[:, None], self._encoder.expand(len(maps), -1, -1), maps)
+        z = pre_acts.relu()
         match self.sae.config.activation:
             case "batchtopk" | "jumprelu":
                 z *= z > self._threshold
             case "topk":
+                assert self._all
                 image, position = (z[:, self._columns] > gate).any(dim=1).nonzero(as_tuple=True)
-                exact = self.sae.encode(maps[image, :, position].float())[:, self.latents]
-                z = torch.zeros_like(z)
-                z[image, :, position] = exact
+                if not len(image):
+                    return z
+                vectors = (maps[image, :, position] - self._shift) * self._scale
+                kept = torch.zeros_like(z, dtype=torch.bool)
+                kept[image, :, position] = self._all.are_largest(
+                    vectors, self._rows, pre_acts[image, :, position], self.sae.config.k
+                )
+                z *= kept
         return z
 
-    def _delta(self, z: torch.Tensor, fires: torch.Tensor, means: dict, image: torch.Tensor) -> torch.Tensor:
-        """What to add at each touched position: z [touched, latents] -> [touched, d]."""
+    def _change(self, z: torch.Tensor, moved: torch.Tensor, means: dict[str, torch.Tensor]) -> torch.Tensor:
+        """z' - z of the erased latents, [images, latents, positions]; moved [images, terms, positions]."""
         before = z[:, self._columns]
-        target = self._multiplier * means["with_concept"][image] * before
-        target = torch.where(self._clamps, means["background"][image], target)
-        after = torch.where(fires, before + self._strength * (target - before), before)
-        lowest = z.scatter_reduce(1, self._columns.expand_as(after), after, "amin", include_self=False)
-        return (lowest - z) @ self._decoder
+        target = self._multiplier[:, None] * means["with_concept"] * before
+        target = torch.where(self._clamps[:, None], means["background"], target)
+        after = torch.where(moved, torch.lerp(before, target, self._strength[:, None]), before)
+        columns = self._columns[:, None].expand_as(after)
+        return z.scatter_reduce(1, columns, after, "amin", include_self=False) - z
 
 
 def _take_from_neighbours(maps: torch.Tensor, replaced: torch.Tensor, width: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """From a cache to SAE files: both training phases, assignment, calibration, writing."""
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -7,16 +8,17 @@ from pathlib import Path
 
 import torch
 
-from ..sae_ops.autoencoder import SAEConfig, SparseAutoencoder
+from ..sae_ops.autoencoder import SAEConfig
 from ..sae_ops.concepts import Concept
-from ..sae_ops.file import SAEHeader, load_sae, save_sae
+from ..sae_ops.file import SAEHeader, save_sae
 from . import distributed
 from .assign import assign_latents, concept_scores, latent_means, similarity
 from .cache import Cache, CacheError
-from .calibrate import calibrated_multipliers, concept_statistics, estimate_threshold, joined
+from .calibrate import calibrated_multipliers, concept_statistics, estimate_threshold
 from .checkpoint import Checkpoints
 from .config import TrainingConfig
 from .data import LabelledImages, choose_images
+from .extend import Base, joined, open_base
 from .learner import ConceptTask, Learner, logits_and_firing, new_autoencoder
 from .losses import fvu
 from .measure import Measurement, measure
@@ -34,6 +36,19 @@ class Order:
     hookpoint: str
     sae: SAEConfig
     out: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained on what, checked."""
+
+    cache: Cache
+    orders: list[Order]
+    concepts: list[tuple[str, str]]
+    """(group, name) of every concept to be trained."""
+    config: TrainingConfig
+    base: Base | None
+    """An SAE whose concepts all stay; only latents for others are trained, and all else in it keeps its values."""
 
 
 @dataclass(frozen=True)
@@ -58,47 +73,53 @@ class Data:
     labels: torch.Tensor
 
 
-def build_saes(
-    cache: Cache,
-    orders: list[Order],
-    config: TrainingConfig,
-    *,
-    groups: list[str] | None,
-    extend: Path | None,
-    memory: int,
-    checkpoints: Path,
-    checkpoint_seconds: float,
-    restart: bool,
-    progress: Progress,
-) -> list[Made]:
-    """Trains SAEs with one latent for every label of these groups (None: of all), in one pass over the cache.
+def plan_training(
+    cache: Cache, orders: list[Order], config: TrainingConfig, *, groups: list[str] | None, extend: Path | None
+) -> Plan:
+    """One latent for every label of these groups (None: of all), or for those that the SAE to extend does not know.
 
-    extend: an SAE file whose concepts all stay; only latents for labels that it does not know are trained, and all else
-    in it keeps its values. memory: bytes for buffered activations. checkpoints: a folder from which the same call goes
-    on after a stop, to the same bytes on the same CPU; it is gone when all is done.
-
-    Raises CacheError if the cache has no such labels, or too few images with or without one; ValueError if the numbers
-    do not fit, or the checkpoints belong to another training.
+    Raises CacheError if the cache has no such labels, or too few images with or without one; ValueError if an SAE has
+    too few latents for them, or does not fit the cache.
     """
-    base = load_sae(extend) if extend else None
-    concepts = _concepts(cache, groups, base[1] if base else None)
+    base = open_base(extend, cache, orders[0].hookpoint) if extend else None
+    plan = Plan(cache, orders, _concepts(cache, groups, base), config, base)
+    _check_examples(plan)
+    for order in orders:
+        room = int(base.free_latents().sum()) if base else order.sae.n_latents
+        if room < len(plan.concepts):
+            free = "free latents of the SAE to extend" if base else "latents"
+            raise ValueError(f"{len(plan.concepts)} concepts need as many latents, but there are {room} {free}.")
+    return plan
+
+
+def build_saes(
+    plan: Plan, *, memory: int, checkpoints: Path, checkpoint_seconds: float, restart: bool, progress: Progress
+) -> list[Made]:
+    """Trains all SAEs of the plan in one pass over the cache and writes their files.
+
+    memory: bytes for buffered activations. checkpoints: a folder from which the same call goes on after a stop, to the
+    same bytes on the same CPU; it is gone when all is done. Raises ValueError if the numbers do not fit, or the
+    checkpoints belong to another training; CacheError if the shards that can be read have become too few.
+    """
+    _check_examples(plan)
+    cache, orders, concepts, config = plan.cache, plan.orders, plan.concepts, plan.config
     points = [order.hookpoint for order in orders]
     share = memory // len(set(points))
-    data = {point: _data(cache, point, concepts, config, share) for point in dict.fromkeys(points)}
-    learners = [_learner(order, data[order.hookpoint], config, base, concepts) for order in orders]
+    data = {point: _data(plan, point, share) for point in dict.fromkeys(points)}
+    learners = [_learner(plan, order, data[order.hookpoint]) for order in orders]
     settings = {
         "config": asdict(config),
-        "orders": [[o.hookpoint, asdict(o.sae), str(o.out)] for o in orders],
+        "orders": [[o.hookpoint, asdict(o.sae), str(o.out.resolve())] for o in orders],
         "concepts": concepts,
         "cache": asdict(cache.settings),
         "images": cache.images,
-        "base": hashlib.sha256(extend.read_bytes()).hexdigest() if extend else None,
+        "base": hashlib.sha256(plan.base.path.read_bytes()).hexdigest() if plan.base else None,
         "memory": memory,
         "processes": distributed.processes(),
     }
     run = Run(learners, config, Checkpoints(checkpoints, settings, restart), checkpoint_seconds, progress)
     resumed = run.resume()
-    if not resumed and (base or not config.unsupervised_steps):
+    if not resumed and (plan.base or not config.unsupervised_steps):
         run.phase = SUPERVISE
 
     def batches(kind: str, size: int):
@@ -119,12 +140,10 @@ def build_saes(
         )
         run.begin(SUPERVISE)
     if not run.latents:
-        run.latents = [
-            _assigned(learner, data[point], config, base) for learner, point in zip(learners, points, strict=True)
-        ]
+        run.latents = [_assigned(plan, learner, data[p]) for learner, p in zip(learners, points, strict=True)]
     if run.phase == SUPERVISE:
         tasks = [
-            _task(learner, latents, concepts, data[point].training)
+            _task(plan, learner, latents, data[point].training)
             for learner, latents, point in zip(learners, run.latents, points, strict=True)
         ]
         labels = cache.labels(concepts).float()
@@ -144,14 +163,13 @@ def build_saes(
         run.begin(FINISHED)
     made = []
     for order, learner, latents, track in zip(orders, learners, run.latents, run.tracks, strict=True):
-        made.append(_finished(cache, order, learner, latents, concepts, data[order.hookpoint], config, base, track))
+        made.append(_finished(plan, order, learner, latents, data[order.hookpoint], track))
     if distributed.rank() == 0:
         run.checkpoints.remove()
     return made
 
 
-def _concepts(cache: Cache, groups: list[str] | None, base: SAEHeader | None) -> list[tuple[str, str]]:
-    """(group, name) of every concept to be trained."""
+def _concepts(cache: Cache, groups: list[str] | None, base: Base | None) -> list[tuple[str, str]]:
     labels = cache.groups()
     if not labels:
         raise CacheError(
@@ -160,23 +178,29 @@ def _concepts(cache: Cache, groups: list[str] | None, base: SAEHeader | None) ->
     for group in groups or ():
         if group not in labels:
             raise CacheError(f"{cache.folder} has no labels of a group '{group}'. It has: {', '.join(labels)}.")
-    known = {(concept.group, concept.name) for concept in base.concepts} if base else set()
+    known = {(concept.group, concept.name) for concept in base.header.concepts} if base else set()
     concepts = [(g, name) for g in dict.fromkeys(groups or labels) for name in labels[g] if (g, name) not in known]
     if not concepts:
         raise CacheError(f"{cache.folder} has no label that the SAE does not know already. There is nothing to add.")
+    return concepts
+
+
+def _check_examples(plan: Plan) -> None:
+    """Raises CacheError if a concept is in all or none of the images to train or to validate with."""
+    cache = plan.cache
     masks = {"training": readable(cache) & ~held_out(cache), "validation": readable(cache) & held_out(cache)}
     for part, mask in masks.items():
-        shown = cache.labels(concepts)[mask]
-        for (group, name), column in zip(concepts, shown.T, strict=True):
+        shown = cache.labels(plan.concepts)[mask]
+        for (group, name), column in zip(plan.concepts, shown.T, strict=True):
             if not 0 < column.sum() < len(shown):
                 raise CacheError(
                     f"'{name}' ({group}) is in {int(column.sum())} of the {len(shown)} {part} images, but there must "
                     "be images with it and without it. Collect more prompts and seeds."
                 )
-    return concepts
 
 
-def _data(cache, hookpoint, concepts, config, memory) -> Data:
+def _data(plan: Plan, hookpoint: str, memory: int) -> Data:
+    cache, concepts, config = plan.cache, plan.concepts, plan.config
     valid, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
     stream = Stream(cache, hookpoint, training, buffer_bytes=memory, seed=config.seed)
     _, positions, _ = cache.shape(hookpoint)
@@ -191,56 +215,34 @@ def _data(cache, hookpoint, concepts, config, memory) -> Data:
     )
 
 
-def _learner(order: Order, data: Data, config: TrainingConfig, base, concepts: list) -> Learner:
+def _learner(plan: Plan, order: Order, data: Data) -> Learner:
     device = distributed.device()
-    if base is None:
-        if order.sae.n_latents < len(concepts):
-            raise ValueError(
-                f"{len(concepts)} concepts need as many latents, not {order.sae.n_latents}. Choose a larger number."
-            )
+    if plan.base is None:
         sample = next(data.stream.vectors(100_000))
-        return Learner(new_autoencoder(order.sae, sample, config.seed).to(device), config)
-    sae, header, _ = base
-    settings = data.stream.cache.settings
-    for its, ours in (
-        (header.hookpoint, order.hookpoint),
-        (header.model_family, settings.model_family),
-        (f"the blocks' {header.hooked}", f"the blocks' {settings.hooked}"),
-        (f"width {sae.config.d_in}", f"width {data.stream.width}"),
-    ):
-        if its != ours:
-            raise ValueError(f"The SAE to extend belongs to {its}, not to {ours}.")
-    free = _free_latents(header)
-    if free.sum() < len(concepts):
-        raise ValueError(f"{len(concepts)} concepts to add need as many free latents, but there are {int(free.sum())}.")
-    sae.requires_grad_(True)
-    return Learner(sae.to(device), config, only=torch.zeros(sae.config.n_latents, dtype=torch.bool, device=device))
+        return Learner(new_autoencoder(order.sae, sample, plan.config.seed).to(device), plan.config)
+    sae = copy.deepcopy(plan.base.sae).requires_grad_(True).to(device)
+    return Learner(sae, plan.config, only=torch.zeros(sae.config.n_latents, dtype=torch.bool, device=device))
 
 
-def _free_latents(header: SAEHeader) -> torch.Tensor:
-    free = torch.ones(header.autoencoder.n_latents, dtype=torch.bool)
-    free[[latent for concept in header.concepts for latent in concept.latents]] = False
-    return free
-
-
-def _assigned(learner: Learner, data: Data, config: TrainingConfig, base) -> list[int]:
+def _assigned(plan: Plan, learner: Learner, data: Data) -> list[int]:
     """One latent for each concept; learns only those if it extends an SAE."""
-    concepts = data.training.labels.shape[1]
-    if base is None and not config.unsupervised_steps:
+    config = plan.config
+    if plan.base is None and not config.unsupervised_steps:
         order = torch.randperm(learner.sae.config.n_latents, generator=torch.Generator().manual_seed(config.seed))
-        return order[:concepts].tolist()
-    if base is None:
+        return order[: len(plan.concepts)].tolist()
+    if plan.base is None:
         estimate_threshold(learner.sae, data.stream.vectors(config.vectors))
     scores = concept_scores(latent_means(learner.sae, data.training))
-    if base is not None:
-        scores[:, ~_free_latents(base[1])] = -1e9
+    if plan.base is not None:
+        scores[:, ~plan.base.free_latents()] = -1e9
     return assign_latents(scores, config.assignment)
 
 
-def _task(learner: Learner, latents: list[int], concepts: list, images: LabelledImages) -> ConceptTask:
+def _task(plan: Plan, learner: Learner, latents: list[int], images: LabelledImages) -> ConceptTask:
     if learner.only is not None:
         learner.only[latents] = True
-    return ConceptTask(latents, [group for group, _ in concepts], images.labels, similarity(learner.sae, images))
+    groups = [group for group, _ in plan.concepts]
+    return ConceptTask(latents, groups, images.labels, similarity(learner.sae, images))
 
 
 @torch.no_grad()
@@ -266,11 +268,11 @@ def _validate(learner: Learner, data: Data, task: ConceptTask | None) -> dict[st
     }
 
 
-def _finished(cache, order, learner, latents, concepts, data, config, base, track) -> Made:
+def _finished(plan: Plan, order: Order, learner: Learner, latents: list[int], data: Data, track: Track) -> Made:
     """Threshold, statistics, multipliers, measurement; writes the file."""
-    sae: SparseAutoencoder = learner.sae.requires_grad_(False)
+    sae, cache, base = learner.sae.requires_grad_(False), plan.cache, plan.base
     if base is None:
-        estimate_threshold(sae, data.stream.vectors(config.vectors))
+        estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
     statistics = concept_statistics(sae, latents, data.training)
     multipliers = calibrated_multipliers(sae, latents, data.training, statistics)
     measurement = measure(sae, latents, data.validation)
@@ -283,7 +285,7 @@ def _finished(cache, order, learner, latents, concepts, data, config, base, trac
             {"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)},
         )
         for (group, name), latent, multiplier, accuracy, separation in zip(
-            concepts, latents, multipliers, measurement.accuracy, measurement.separation, strict=True
+            plan.concepts, latents, multipliers, measurement.accuracy, measurement.separation, strict=True
         )
     )
     header = SAEHeader(
@@ -293,7 +295,7 @@ def _finished(cache, order, learner, latents, concepts, data, config, base, trac
         hooked=cache.settings.hooked,
         concepts=found,
         training={
-            **asdict(config),
+            **asdict(plan.config),
             "sampling": cache.settings.sampling,
             "images": len(cache.images),
             "validation": {
@@ -304,9 +306,9 @@ def _finished(cache, order, learner, latents, concepts, data, config, base, trac
         },
     )
     if base is not None:
-        _, old, old_statistics = base
+        old = base.header
         header = replace(header, concepts=old.concepts + found, training={**header.training, "extended": old.training})
-        statistics = joined(old_statistics, statistics)
+        statistics = joined(base.statistics, statistics)
     if distributed.rank() == 0:
         save_sae(order.out, sae, header, statistics)
     return Made(order.out, header, measurement, track)

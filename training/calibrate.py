@@ -72,14 +72,3 @@ def calibrated_multipliers(
         target = typical - (1 + DEPTH) * (typical - background) / gain
         multipliers.append((target / typical / statistics.with_concept[:, column].mean()).item())
     return multipliers
-
-
-def joined(first: ConceptStatistics, second: ConceptStatistics) -> ConceptStatistics:
-    """Statistics of the concepts of both, on the noise levels of both."""
-    sigmas = torch.cat([first.sigmas, second.sigmas]).unique()
-
-    def table(statistics: ConceptStatistics) -> dict[str, torch.Tensor]:
-        return statistics.at(sigmas, torch.arange(statistics.with_concept.shape[1]))
-
-    one, other = table(first), table(second)
-    return ConceptStatistics(sigmas, **{name: torch.cat([one[name], other[name]], dim=1) for name in one})

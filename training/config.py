@@ -47,5 +47,7 @@ class TrainingConfig:
         for name in ("supervised_steps", "vectors", "maps", "validations", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, but must be above 0.")
         if self.unsupervised_steps < 0:
             raise ValueError(f"unsupervised_steps is {self.unsupervised_steps}, but must be at least 0.")

@@ -55,6 +55,15 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def as_first_says(numbers: dict[str, float]) -> dict[str, float]:
+    """The first process's numbers, so that all decide alike by them."""
+    if processes() == 1:
+        return numbers
+    said = torch.tensor(list(numbers.values()), device=device())
+    torch.distributed.broadcast(said, 0)
+    return dict(zip(numbers, said.tolist(), strict=True))
+
+
 def with_others(tensor: torch.Tensor) -> torch.Tensor:
     """The rows of all processes. Only this one's own carry a gradient; summed over processes gradients are whole."""
     if processes() == 1:

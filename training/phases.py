@@ -107,9 +107,11 @@ def run_phase(run: Run, steps: int, batches: Callable[[int], Iterator], step: St
         run.step += 1
         if run.step % every == 0 or run.step == steps:
             for index in learning:
-                measured = validate(index)
+                measured = distributed.as_first_says(validate(index))
                 if not math.isfinite(measured["loss"]):
-                    raise ValueError(f"The loss is {measured['loss']}. Train with a smaller --learning-rate.")
+                    raise ValueError(
+                        f"The loss is {measured['loss']}. Train with a smaller --learning-rate and --restart."
+                    )
                 run.tracks[index].better(measured["loss"], run.learners[index])
                 trained = {name: float(value) for name, value in numbers[index].items()}
                 run.tracks[index].history.append(

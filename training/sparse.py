@@ -1,22 +1,20 @@
 """The autoencoder at the cost of one dense product.
 
 Only the k latents kept of each vector carry activation and gradient. So of the six dense products of a training step
-(encoder, decoder, and the gradients of both weights and both inputs) only the encoder's is left; it runs over blocks of
-vectors that stay in the processor's cache until the largest latents are chosen, for fp32 after a screening in bf16. All
-others are sums over the few kept latents: of a vector's latents for the decoder, of a latent's vectors for the gradients.
+(encoder, decoder, and the gradients of both weights and both inputs) only the encoder's is left (see largest.py). All
+others are sums over the few kept latents: of a vector's latents for the decoder, of a latent's vectors for the
+gradients.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from ..sae_ops.autoencoder import SparseAutoencoder
-from ..sae_ops.screening import bf16_error, chosen_dots, is_worthwhile
+from ..sae_ops.largest import ScreenedEncoder, chosen_dots, is_worthwhile, largest
 from .distributed import gathered, processes, rank
-
-VECTORS_PER_BLOCK = 512
-LATENTS_PER_GROUP = 8
 
 
 class Kept(NamedTuple):
@@ -42,19 +40,27 @@ def reconstruct(sae: SparseAutoencoder, x: torch.Tensor, dtype: torch.dtype) -> 
 
 @torch.no_grad()
 def kept_latents(sae: SparseAutoencoder, x: torch.Tensor, dtype: torch.dtype) -> Kept:
-    """topk: the k largest of every vector. batchtopk: the k * B largest of the batch, over all processes."""
+    """topk: the k largest of every vector. batchtopk: the k * B largest of the batch, over all processes.
+
+    jumprelu and relu, which can be extended but not trained from the start: all above the threshold.
+    """
     k, n = sae.config.k, sae.config.n_latents
-    largest = _largest_in_fp32 if dtype == torch.float32 and is_worthwhile(x.device) else _largest
-    weight, bias = sae.W_enc.to(dtype), sae.b_enc.to(dtype)
-    centred = (x - sae.b_dec).to(dtype)
+    centred = x - sae.b_dec
+    if dtype == torch.float32:
+        find = ScreenedEncoder(sae.W_enc, sae.b_enc, is_worthwhile(x.device)).largest
+    else:
+        find = partial(largest, weight=sae.W_enc.to(dtype), bias=sae.b_enc.to(dtype))
+        centred = centred.to(dtype)
     if sae.config.activation == "topk":
-        values, latents = largest(centred, weight, bias, k)
+        values, latents = find(centred, count=k)
         starts = torch.arange(0, values.numel(), k, device=x.device)
         return Kept(values.float().relu().flatten(), latents.flatten(), starts)
+    if sae.config.activation != "batchtopk":
+        return _above(F.linear(centred.float(), sae.W_enc, sae.b_enc), sae.threshold.clamp(min=0))
     width = k
     while True:  # until no vector has more latents above the threshold than were looked at
         width = min(4 * width, n)
-        values, latents = largest(centred, weight, bias, width)
+        values, latents = find(centred, count=width)
         everyone = gathered(values.flatten().float())
         best = everyone.topk(k * len(everyone) // width, sorted=False)
         if width == n or not gathered((values.amin(dim=1) > best.values.min())[:, None].float()).any():
@@ -66,45 +72,10 @@ def kept_latents(sae: SparseAutoencoder, x: torch.Tensor, dtype: torch.dtype) ->
     return Kept(values[chosen].float().relu(), latents[chosen], counts.cumsum(0) - counts)
 
 
-def _largest(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest of x @ weight.T + bias for every vector, in no order: values and latents [vectors, count]."""
-    chosen = [_largest_of_rows(F.linear(block, weight, bias), count) for block in x.split(VECTORS_PER_BLOCK)]
-    values, latents = zip(*chosen, strict=True)
-    return torch.cat(values), torch.cat(latents)
-
-
-def _largest_in_fp32(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, out of the 2 * count that are largest in bf16; for vectors where these may miss one, out of all."""
-    if 2 * count >= len(weight):
-        return _largest(x, weight, bias, count)
-    rough, candidates = _largest(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), 2 * count)
-    starts = torch.arange(0, candidates.numel(), 2 * count, device=x.device)
-    exact = chosen_dots(x, weight, candidates.flatten(), starts).view_as(rough) + bias[candidates]
-    values, places = exact.topk(count, dim=1, sorted=False)
-    latents = candidates.gather(1, places)
-    left_out = rough.amin(dim=1).float()
-    certain = values.amin(dim=1) > left_out + bf16_error(x, weight, bias, left_out.abs())
-    unsure = (~certain).nonzero()[:, 0]
-    if len(unsure):
-        values[unsure], latents[unsure] = _largest(x[unsure], weight, bias, count)
-    return values, latents
-
-
-def _largest_of_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """topk that first finds the groups: the `count` largest lie in the `count` groups with the largest maxima."""
-    groups, rest = divmod(rows.shape[1], LATENTS_PER_GROUP)
-    if rest or groups < 2 * count:
-        values, latents = rows.topk(count, dim=1, sorted=False)
-        return values, latents
-    maxima = rows.unflatten(1, (LATENTS_PER_GROUP, groups)).amax(dim=1)
-    best = maxima.topk(count, dim=1, sorted=False).indices
-    members = (best[:, None] + groups * torch.arange(LATENTS_PER_GROUP, device=rows.device)[:, None]).flatten(1)
-    values, places = rows.gather(1, members).topk(count, dim=1, sorted=False)
-    return values, members.gather(1, places)
+def _above(pre_acts: torch.Tensor, threshold: torch.Tensor) -> Kept:
+    chosen = pre_acts > threshold
+    counts = chosen.sum(dim=1)
+    return Kept(pre_acts[chosen], chosen.nonzero()[:, 1], counts.cumsum(0) - counts)
 
 
 class _Reconstruction(torch.autograd.Function):

@@ -31,6 +31,11 @@ def stored(name: str, vectors: torch.Tensor, storage: str) -> dict[str, torch.Te
     return {name: steps.to(torch.int8).contiguous(), name + SCALE: scale.contiguous()}
 
 
+def empty(shape: tuple[int, ...], storage: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Room for vectors [..., d] as stored and, for int8, for their scales [...]; the values are arbitrary."""
+    return torch.empty(shape, dtype=_DTYPES[storage]), torch.empty(shape[:-1]) if storage == "int8" else None
+
+
 def restored(vectors: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     """The vectors [..., d] in fp32, from what is stored: vectors [..., d] and, for int8, scales [...]."""
     return vectors.float() if scale is None else vectors.float() * scale[..., None]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from .cache import Cache, CacheError
-from .storage import bytes_per_vector, restored
+from .storage import bytes_per_vector, empty, restored
 
 PIECE_BYTES = 1 << 20
 
@@ -99,19 +99,24 @@ class Stream:
     def _read(self, pieces: torch.Tensor) -> Load:
         if self._all is not None:
             return self._all
-        vectors, scales, images = [], [], []
+        maps = int(self._counts[pieces].sum())
+        vectors, scale = empty((maps, self.positions, self.width), self.cache.settings.storage)
+        images = torch.empty(maps, dtype=torch.int64)
+        end = 0
         for piece in pieces.sort().values.tolist():
             shard, first, last = self._pieces[piece]
-            part, scale = self.cache.read(self.hookpoint, shard, first, last)
-            if not torch.isfinite(part if scale is None else scale).all():
+            part, its_scale = self.cache.read(self.hookpoint, shard, first, last)
+            low, high = (part if its_scale is None else its_scale).aminmax()  # NaN if anything is
+            if not (torch.isfinite(low) and torch.isfinite(high)):
                 raise CacheError(f"Shard {shard} of {self.cache.folder} holds NaN or infinity. Collect it again.")
             owners = self.cache.settings.shard_images(shard)[0] + torch.arange(first, last) // self.maps_per_image
-            chosen = self.images[owners]
-            vectors.append(part[chosen])
-            images.append(owners[chosen])
-            if scale is not None:
-                scales.append(scale[chosen])
-        load = Load(torch.cat(vectors), torch.cat(scales) if scales else None, torch.cat(images))
+            chosen = self.images[owners].nonzero()[:, 0]
+            begin, end = end, end + len(chosen)
+            torch.index_select(part, 0, chosen, out=vectors[begin:end])
+            images[begin:end] = owners[chosen]
+            if scale is not None and its_scale is not None:
+                scale[begin:end] = its_scale[chosen]
+        load = Load(vectors, scale, images)
         if len(pieces) == len(self._pieces):
             self._all = load
         return load

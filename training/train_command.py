@@ -1,6 +1,7 @@
 """`sae-eraser train`: an SAE file, or several, out of a cache."""
 
 import argparse
+import contextlib
 import itertools
 import os
 import time
@@ -11,12 +12,13 @@ from tqdm import tqdm
 from ..sae_ops.autoencoder import SAEConfig
 from ..sae_ops.file import read_header
 from . import distributed
-from .build import Made, Order, build_saes
+from .build import Made, Order, build_saes, plan_training
 from .cache import Cache
 from .config import ASSIGNMENTS, PRECISIONS, TrainingConfig
 from .info_command import show
 from .report import write_report
 
+DEFAULT_K = 32
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS}
 OPTIONS = {
     "unsupervised_steps": "steps that learn to reconstruct; 0 trains both at once from random latents",
@@ -51,8 +53,8 @@ def add_command(commands) -> None:
     train.add_argument("--hookpoint", nargs="+", help="which of the cache's hookpoints; needed if it holds several")
     train.add_argument("--groups", nargs="+", help="which groups of labels become concepts (default: all)")
     train.add_argument("--latents", type=int, nargs="+", help="number of latents (default: 16 times the width)")
-    train.add_argument("--k", type=int, nargs="+", default=[32], help="latents kept for each vector (default: 32)")
-    train.add_argument("--activation", choices=("batchtopk", "topk"), default="batchtopk", help="default: %(default)s")
+    train.add_argument("--k", type=int, nargs="+", help=f"latents kept for each vector (default: {DEFAULT_K})")
+    train.add_argument("--activation", choices=("batchtopk", "topk"), help="default: batchtopk")
     train.add_argument("--extend", type=Path, metavar="FILE", help="add concepts to this SAE and change nothing else")
     for name, text in OPTIONS.items():
         default = getattr(TrainingConfig, name)
@@ -85,23 +87,20 @@ def _run(options: argparse.Namespace) -> None:
     cache = Cache(options.cache, options.skip_bad_shards)
     orders = _orders(options, cache)
     config = TrainingConfig(**{name: getattr(options, name) for name in OPTIONS})
+    plan = plan_training(cache, orders, config, groups=options.groups, extend=options.extend)
     _check_outputs(options, orders)
     if options.tensorboard:
         _summary_writer()
     _verify(cache, speaks)
-    progress = _Bars() if speaks else (lambda *_: None)
-    made = build_saes(
-        cache,
-        orders,
-        config,
-        groups=options.groups,
-        extend=options.extend,
-        memory=int(options.memory * 2**30),
-        checkpoints=options.out.with_name(options.out.stem + ".training"),
-        checkpoint_seconds=60 * options.checkpoint_minutes,
-        restart=options.restart,
-        progress=progress,
-    )
+    with contextlib.closing(_Bars(speaks)) as bars:
+        made = build_saes(
+            plan,
+            memory=int(options.memory * 2**30),
+            checkpoints=options.out.with_name(options.out.stem + ".training"),
+            checkpoint_seconds=60 * options.checkpoint_minutes,
+            restart=options.restart,
+            progress=bars.show,
+        )
     if not speaks:
         return
     for sae in made:
@@ -115,23 +114,28 @@ def _run(options: argparse.Namespace) -> None:
 def _orders(options: argparse.Namespace, cache: Cache) -> list[Order]:
     """Every combination of hookpoint, number of latents and k."""
     offered = cache.settings.hookpoints
-    points = options.hookpoint or list(offered)
-    if options.extend and not options.hookpoint:
-        points = [read_header(options.extend).hookpoint]
-    elif not options.hookpoint and len(offered) > 1:
-        raise ValueError(f"The cache holds several hookpoints. Choose with --hookpoint: {', '.join(offered)}")
-    combinations = []
-    for point in points:
-        width = cache.shape(point)[-1]
-        for latents, k in itertools.product(options.latents or [16 * width], options.k):
-            combinations.append((point, SAEConfig(width, latents, options.activation, k)))
     if options.extend:
-        return [Order(points[0], read_header(options.extend).autoencoder, options.out)]
-    if len(combinations) == 1:
-        return [Order(*combinations[0], options.out)]
-    return [
-        Order(point, sae, options.out / f"{point}-n{sae.n_latents}-k{sae.k}.safetensors") for point, sae in combinations
-    ]
+        return [_extension(options)]
+    if not options.hookpoint and len(offered) > 1:
+        raise ValueError(f"The cache holds several hookpoints. Choose with --hookpoint: {', '.join(offered)}")
+    found: dict[tuple[str, SAEConfig], None] = {}
+    for point in options.hookpoint or offered:
+        width = cache.shape(point)[-1]
+        for latents, k in itertools.product(options.latents or [16 * width], options.k or [DEFAULT_K]):
+            found[point, SAEConfig(width, latents, options.activation or "batchtopk", k)] = None
+    if len(found) == 1:
+        return [Order(point, sae, options.out) for point, sae in found]
+    return [Order(point, sae, options.out / f"{point}-n{sae.n_latents}-k{sae.k}.safetensors") for point, sae in found]
+
+
+def _extension(options: argparse.Namespace) -> Order:
+    header = read_header(options.extend)
+    given = [name for name in ("latents", "k", "activation") if getattr(options, name) is not None]
+    if given:
+        raise ValueError(f"--extend keeps the SAE as it is; leave out {', '.join('--' + name for name in given)}.")
+    if options.hookpoint not in (None, [header.hookpoint]):
+        raise ValueError(f"The SAE to extend belongs to {header.hookpoint}, not to {', '.join(options.hookpoint)}.")
+    return Order(header.hookpoint, header.autoencoder, options.out)
 
 
 def _check_outputs(options: argparse.Namespace, orders: list[Order]) -> None:
@@ -160,14 +164,16 @@ def _verify(cache: Cache, speaks: bool) -> None:
 class _Bars:
     """One progress line for each phase: steps, vectors a second, and the numbers of the first SAE."""
 
-    def __init__(self):
+    def __init__(self, speaks: bool):
+        self._speaks = speaks
         self._phase, self._bar, self._seen = "", tqdm(disable=True), (0, 0.0)
 
-    def __call__(self, phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
+    def show(self, phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
         now = time.monotonic()
         if phase != self._phase:
+            self._bar.close()
             self._phase, self._seen = phase, (step, now)
-            self._bar = tqdm(total=steps, initial=step, desc=phase, unit="step")
+            self._bar = tqdm(total=steps, initial=step, desc=phase, unit="step", disable=not self._speaks)
         shown = {name: f"{value:.4g}" for name, value in numbers.items() if name != "vectors"}
         if now > self._seen[1]:
             rate = (step - self._seen[0]) * numbers["vectors"] / (now - self._seen[1])
@@ -175,8 +181,9 @@ class _Bars:
         self._seen = (step, now)
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
-        if step == steps:
-            self._bar.close()
+
+    def close(self) -> None:
+        self._bar.close()
 
 
 def _summary_writer() -> type:

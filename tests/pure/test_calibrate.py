@@ -8,14 +8,12 @@ import torch
 from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
-from sae_eraser.sae_ops.concepts import ConceptStatistics
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import (
     DEPTH,
     calibrated_multipliers,
     concept_statistics,
     estimate_threshold,
-    joined,
 )
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.learner import new_autoencoder
@@ -102,19 +100,3 @@ def test_a_latent_that_never_fires_gets_the_plain_multiplier(images):
     multipliers = calibrated_multipliers(sae, latents, images, concept_statistics(sae, latents, images))
     assert multipliers[0] == -1.0
     assert -1.0 not in multipliers[1:]
-
-
-def test_joined_statistics_keep_both_at_their_own_noise_levels_and_interpolate_between():
-    def table(*rows):
-        return torch.tensor(rows)
-
-    first = ConceptStatistics(table(1.0, 100.0), *(table([1.0 + i], [3.0 + i]) for i in range(3)))
-    second = ConceptStatistics(table(0.1, 10.0), *(table([5.0 + i, 7.0], [6.0 + i, 9.0]) for i in range(3)))
-    both = joined(first, second)
-    torch.testing.assert_close(both.sigmas, table(0.1, 1.0, 10.0, 100.0))
-    torch.testing.assert_close(
-        both.with_concept, table([1.0, 5.0, 7.0], [1.0, 5.5, 8.0], [2.0, 6.0, 9.0], [3.0, 6.0, 9.0])
-    )
-    torch.testing.assert_close(both.overall[:, 0], table(3.0, 3.0, 4.0, 5.0))
-    assert torch.equal(both.background[[1, 3], 0], first.background[:, 0])
-    assert torch.equal(both.background[[0, 2], 1:], second.background)

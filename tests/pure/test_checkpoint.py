@@ -10,8 +10,10 @@ from pure.training_runs import FINISHING, SUPERVISING, train, train_and_kill, tr
 from sae_eraser.training import checkpoint as checkpoint_module
 from sae_eraser.training.checkpoint import Checkpoints
 
-OPTIONS = ("--latents", "32", "--k", "2", "--unsupervised-steps", "30", "--supervised-steps", "30", "--vectors", "256")
-EAGER = (*OPTIONS, "--checkpoint-minutes", "0")
+STEPS = ("--unsupervised-steps", "30", "--supervised-steps", "30", "--vectors", "256")
+OPTIONS = ("--latents", "32", "--k", "2", *STEPS)
+OFTEN = ("--checkpoint-minutes", "0")
+EAGER = (*OPTIONS, *OFTEN)
 SETTINGS = {"seed": 0, "latents": 32}
 
 
@@ -130,6 +132,13 @@ def test_a_training_goes_back_behind_a_damaged_checkpoint(cache, expected, tmp_p
     assert names(tmp_path) == ["sae.safetensors"]
 
 
+def test_a_training_goes_on_from_another_working_folder(cache, expected, tmp_path, monkeypatch):
+    train_and_kill(cache, tmp_path / "sae.safetensors", *EAGER, at=SUPERVISING + 10)
+    monkeypatch.chdir(tmp_path)
+    train_elsewhere(cache, Path("sae.safetensors"), *EAGER)
+    assert (tmp_path / "sae.safetensors").read_bytes() == expected
+
+
 def test_an_unfinished_training_with_other_settings_is_left_alone_or_forgotten(cache, expected, tmp_path, capsys):
     out = tmp_path / "sae.safetensors"
     train_and_kill(cache, out, *EAGER, "--seed", "1", at=10)
@@ -145,7 +154,7 @@ def test_an_unfinished_training_with_other_settings_is_left_alone_or_forgotten(c
 
 def test_an_extension_goes_on_to_the_same_bytes(cache, tmp_path):
     train_elsewhere(cache, tmp_path / "base.safetensors", *OPTIONS, "--groups", "object")
-    extend = (*EAGER, "--extend", tmp_path / "base.safetensors")
+    extend = (*STEPS, *OFTEN, "--extend", tmp_path / "base.safetensors")
     train_elsewhere(cache, tmp_path / "straight.safetensors", *extend)
     for at in (SUPERVISING + 10, FINISHING):
         train_and_kill(cache, tmp_path / "killed.safetensors", *extend, at=at)
@@ -157,9 +166,9 @@ def test_an_extension_does_not_go_on_with_another_sae_under_the_same_name(cache,
     base, out = tmp_path / "base.safetensors", tmp_path / "sae.safetensors"
     objects = (*OPTIONS, "--groups", "object", "--overwrite")
     train_elsewhere(cache, base, *objects)
-    train_and_kill(cache, out, *EAGER, "--extend", base, at=SUPERVISING + 10)
+    train_and_kill(cache, out, *STEPS, *OFTEN, "--extend", base, at=SUPERVISING + 10)
     train_elsewhere(cache, base, *objects, "--seed", "1")
-    assert train(cache, out, *EAGER, "--extend", base) == 1
+    assert train(cache, out, *STEPS, *OFTEN, "--extend", base) == 1
     assert "unfinished training with other settings" in capsys.readouterr().err
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,8 @@ from sae_eraser.sae_ops.file import load_sae, read_header
 from sae_eraser.training.cache import CacheSettings, CacheWriter
 from sae_eraser.training.config import TrainingConfig
 
-QUICK = ("--latents", "16", "--k", "2", "--unsupervised-steps", "2", "--supervised-steps", "2")
+STEPS = ("--unsupervised-steps", "2", "--supervised-steps", "2")
+QUICK = ("--latents", "16", "--k", "2", *STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def refused(capsys, out):
     def run(cache: Path, *options: object, to: Path = out) -> str:
         capsys.readouterr()
         before = {path: path.read_bytes() for path in out.parent.parent.rglob("*") if path.is_file()}
-        assert train(cache, to, *QUICK, *options) == 1
+        assert train(cache, to, *(STEPS if "--extend" in options else QUICK), *options) == 1
         captured = capsys.readouterr()
         assert captured.out == ""
         message = captured.err.rsplit("\r", 1)[-1]  # after the progress of reading the shards, which is wiped away
@@ -135,13 +135,14 @@ def test_too_few_pictures_to_hold_some_out(tmp_path, refused):
     [
         (("--k", "17"), "k is 17.*16"),
         (("--k", "0"), "k is 0"),
-        (("--latents", "4"), "5 concepts.*4.*larger"),
+        (("--latents", "4"), "5 concepts need.*there are 4 latents"),
         (("--supervised-steps", "0"), "supervised_steps is 0"),
         (("--unsupervised-steps", "-1"), "unsupervised_steps is -1"),
         (("--vectors", "0"), "vectors is 0"),
         (("--maps", "-3"), "maps is -3"),
         (("--patience", "0"), "patience is 0"),
-        (("--learning-rate", "-1"), "-1"),
+        (("--learning-rate", "-1"), "learning_rate is -1"),
+        (("--learning-rate", "0"), "learning_rate is 0"),
     ],
 )
 def test_numbers_that_do_not_fit(cache, refused, options, fault):
@@ -246,34 +247,28 @@ def test_a_learning_rate_that_blows_up(cache, capsys, out):
     assert not out.exists()
 
 
+def test_the_same_number_twice_is_one_sae(cache, out, capsys):
+    assert train(cache, out, *QUICK, "--k", "2", "2") == 0
+    assert out.is_file()
+
+
 def test_curves_for_tensorboard_without_its_package(cache, refused, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert "pip install tensorboard" in refused(cache, "--tensorboard", tmp_path / "curves")
 
 
-def test_curves_for_tensorboard(cache, out, monkeypatch, tmp_path):
-    written: dict[tuple, float] = {}
+def test_curves_for_tensorboard(cache, out, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    class Writer:
-        def __init__(self, folder: str):
-            self.folder = folder
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def add_scalar(self, name: str, value: float, step: int):
-            written[Path(self.folder).name, name, step] = value
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     assert train(cache, out, *QUICK, "--tensorboard", tmp_path / "curves") == 0
-    for step in (1, 2):
-        for name in ("fvu", "validation fvu"):
-            assert 0 < written["sae", f"reconstruct/{name}", step] < 2
-        for name in ("fvu", "accuracy", "validation fvu", "validation accuracy"):
-            assert 0 < written["sae", f"supervise/{name}", step] < 2
+    curves = EventAccumulator(str(tmp_path / "curves" / "sae"))
+    curves.Reload()
+    both = ["fvu", "validation fvu"]
+    for phase, names in {"reconstruct": both, "supervise": [*both, "accuracy", "validation accuracy"]}.items():
+        for name in names:
+            points = curves.Scalars(f"{phase}/{name}")
+            assert [point.step for point in points] == [1, 2]
+            assert all(0 < point.value < 2 for point in points)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +308,12 @@ def test_extending_an_sae_of_another_model(tmp_path, base, refused, family, hook
 def test_extending_without_enough_free_latents(cache, tmp_path, refused):
     full = tmp_path / "full.safetensors"
     assert train(cache, full, *QUICK, "--latents", "4", "--groups", "object") == 0
-    assert "2 concepts to add need as many free latents, but there are 1" in refused(cache, "--extend", full)
+    assert "2 concepts need as many latents, but there are 1 free latents" in refused(cache, "--extend", full)
+
+
+def test_extending_with_another_size(cache, base, refused):
+    message = refused(cache, "--extend", base, "--k", "3", "--activation", "topk")
+    assert "leave out --k, --activation" in message
 
 
 def test_extending_what_is_no_sae(cache, tmp_path, refused):
@@ -323,5 +323,5 @@ def test_extending_what_is_no_sae(cache, tmp_path, refused):
 
 def test_an_sae_can_be_extended_in_its_place(cache, base, tmp_path):
     path = shutil.copy(base, tmp_path / "sae.safetensors")
-    assert train(cache, path, *QUICK, "--extend", path, "--overwrite") == 0
+    assert train(cache, path, *STEPS, "--extend", path, "--overwrite") == 0
     assert len(load_sae(path)[1].concepts) == 5

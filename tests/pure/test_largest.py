@@ -1,11 +1,10 @@
-"""Screening in bf16 never loses what fp32 would have chosen."""
+"""The largest pre_acts: screening in bf16 never loses what fp32 would have chosen."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sae_eraser.sae_ops.screening import bf16_error, chosen_dots
-from sae_eraser.training.sparse import _largest, _largest_in_fp32
+from sae_eraser.sae_ops.largest import ScreenedEncoder, chosen_dots, largest
 
 
 def random_product(vectors: int, n: int, d: int, spread: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -21,7 +20,7 @@ def test_the_error_of_bf16_stays_below_its_bound(spread):
     exact = F.linear(x.double(), weight.double(), bias.double())
     rough = F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
     error = (rough.double() - exact).abs().amax(dim=1)
-    bound = bf16_error(x, weight, bias, rough.float().abs().amax(dim=1))
+    bound = ScreenedEncoder(weight, bias, True).error(x, rough.float().abs().amax(dim=1))
     assert (error <= bound).all()
     assert (error > bound / 100).all(), "a bound that says nothing"
 
@@ -29,10 +28,23 @@ def test_the_error_of_bf16_stays_below_its_bound(spread):
 @pytest.mark.parametrize("spread", [0, 3])
 def test_the_largest_are_those_of_fp32(spread):
     x, weight, bias = random_product(700, 4096, 96, spread)
-    values, latents = _largest_in_fp32(x, weight, bias, 16)
-    expected, places = _largest(x, weight, bias, 16)
+    values, latents = ScreenedEncoder(weight, bias, True).largest(x, 16)
+    expected, places = largest(x, weight, bias, 16)
     assert torch.equal(latents.sort().values, places.sort().values)
     torch.testing.assert_close(values.sort().values, expected.sort().values, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("screens", [True, False])
+@pytest.mark.parametrize("n, count", [(4096, 16), (24, 16)])
+def test_are_largest_says_what_the_largest_of_fp32_say(screens, n, count):
+    x, weight, bias = random_product(700, n, 96, 0)
+    latents = torch.tensor([5, 3, 17, 20])
+    pre_acts = F.linear(x, weight[latents], bias[latents])
+    found = ScreenedEncoder(weight, bias, screens).are_largest(x, latents, pre_acts, count)
+    _, chosen = largest(x, weight, bias, count)
+    expected = (chosen[:, :, None] == latents).any(dim=1)
+    assert torch.equal(found, expected)
+    assert expected.any(dim=0).all() and not expected.all()
 
 
 def test_latents_that_bf16_cannot_tell_apart_are_told_apart():
@@ -40,10 +52,10 @@ def test_latents_that_bf16_cannot_tell_apart_are_told_apart():
     x, weight, bias = random_product(50, 1000, 96, 0)
     weight[:400] = weight[0] * torch.linspace(1, 1.001, 400)[:, None]
     bias.zero_()
-    _, latents = _largest_in_fp32(x, weight, bias, 16)
-    _, expected = _largest(x, weight, bias, 16)
+    _, latents = ScreenedEncoder(weight, bias, True).largest(x, 16)
+    _, expected = largest(x, weight, bias, 16)
     assert torch.equal(latents.sort().values, expected.sort().values)
-    _, rough = _largest(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), 16)
+    _, rough = largest(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), 16)
     assert not torch.equal(rough.sort().values, expected.sort().values)
 
 

@@ -1,0 +1,96 @@
+"""One way to erase, on what passed at a hookpoint: prints a JSON record of its seconds and memory.
+
+erase_speed.py starts it.
+"""
+
+import argparse
+import gc
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+N, K = 20480, 32
+RUNS = 25
+WAYS = ("dense", "exact", "threshold", "exact, absent", "threshold, absent")
+"""dense: as SAeUron's hook does it, with two dense decodes. exact: whether a latent is among the k largest is decided.
+threshold: it counts if it is above one. absent: no concept passes its gate."""
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+def dense(x: torch.Tensor, W: torch.Tensor, latents: list[int]) -> Edit:
+    """In the model's precision."""
+    W = W.to(x.dtype)
+
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        vectors = x.flatten(2).movedim(1, 2).flatten(0, 1)
+        values, chosen = F.linear(vectors, W).relu().topk(K, dim=1, sorted=False)
+        z = torch.zeros(len(vectors), N, dtype=x.dtype).scatter_(1, chosen, values)
+        reconstruction = z @ W
+        edited = z.clone()
+        edited[:, latents] *= -1
+        result = edited @ W + (vectors - reconstruction)
+        return result.unflatten(0, (len(x), -1)).movedim(2, 1).reshape(x.shape)
+
+    return edit
+
+
+def ours(x: torch.Tensor, W: torch.Tensor, latents: list[int], activation: str, present: bool) -> Edit:
+    from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
+    from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
+    from sae_eraser.sae_ops.edit import ConceptEdit, Erasure
+
+    sae = SparseAutoencoder(SAEConfig(W.shape[1], N, activation, K)).requires_grad_(False)
+    sae.W_enc.data = sae.W_dec.data = W
+    level = torch.ones(1, len(latents))
+    statistics = ConceptStatistics(torch.ones(1), level, 0 * level, level * (0 if present else 1e9))
+    concepts = tuple(Concept(str(latent), "", (latent,)) for latent in latents)
+    edit = ConceptEdit(sae, concepts, statistics, tuple(Erasure(index) for index in range(len(concepts))))
+    sigma, is_cond = torch.ones(len(x)), torch.arange(len(x)) == 0
+    return lambda x: edit(x, sigma, is_cond)
+
+
+def random_decoder(d: int) -> torch.Tensor:
+    """fp32 [N, d], rows of unit length; also the encoder."""
+    return F.normalize(torch.randn(N, d, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+def peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("way", choices=WAYS)
+    parser.add_argument("concepts", type=int)
+    parser.add_argument("activations", type=Path)
+    options = parser.parse_args()
+    x = load_file(options.activations)["x"]
+    W = random_decoder(x.shape[1])
+    latents = F.linear(x[0].flatten(1).T[:64].float(), W).relu().sum(dim=0).topk(options.concepts).indices.tolist()
+    gc.collect()
+    F.linear(x[:1, :, :1, :1].float().flatten()[None], W)
+    before = peak()
+    way, _, absent = options.way.partition(", ")
+    if way == "dense":
+        edit = dense(x, W, latents)
+    else:
+        edit = ours(x, W, latents, {"exact": "topk", "threshold": "batchtopk"}[way], not absent)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(2 + RUNS):
+            began = time.perf_counter()
+            edit(x)
+            seconds.append(time.perf_counter() - began)
+    record = {"way": options.way, "concepts": options.concepts, "seconds": sorted(seconds[2:])[RUNS // 2]}
+    print(json.dumps(record | {"extra_bytes": peak() - before}))
+
+
+if __name__ == "__main__":
+    main()

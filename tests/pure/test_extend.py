@@ -1,0 +1,63 @@
+"""Adding concepts to SAEs of every activation function; what joins two files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pure.planted import plant, write_cache
+from pure.training_runs import train
+from sae_eraser.sae_ops.autoencoder import SparseAutoencoder
+from sae_eraser.sae_ops.concepts import ConceptStatistics
+from sae_eraser.sae_ops.file import load_sae, save_sae
+from sae_eraser.training.extend import joined
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("planted") / "cache", plant(range(20)))
+
+
+@pytest.fixture(scope="module")
+def trained(cache) -> Path:
+    """An SAE that knows the objects."""
+    size = ("--latents", "48", "--k", "2", "--unsupervised-steps", "200", "--supervised-steps", "100")
+    assert train(cache, cache.parent / "trained.safetensors", *size, "--groups", "object") == 0
+    return cache.parent / "trained.safetensors"
+
+
+@pytest.mark.parametrize("activation", ["topk", "batchtopk", "jumprelu", "relu"])
+def test_an_sae_of_any_activation_learns_new_concepts_and_stays_what_it_was(cache, trained, tmp_path, activation):
+    source, header, statistics = load_sae(trained)
+    base = SparseAutoencoder(replace(source.config, activation=activation))
+    weights = source.state_dict()
+    base.load_state_dict(weights | {"threshold": weights["threshold"].expand(base.threshold.shape)})
+    save_sae(tmp_path / "base.safetensors", base, replace(header, autoencoder=base.config), statistics)
+    more = ("--extend", tmp_path / "base.safetensors", "--supervised-steps", "200")
+    assert train(cache, tmp_path / "more.safetensors", *more) == 0
+    after, extended, _ = load_sae(tmp_path / "more.safetensors")
+    assert extended.autoencoder == base.config
+    assert extended.concepts[:3] == header.concepts
+    added = [concept.latents[0] for concept in extended.concepts[3:]]
+    others = [latent for latent in range(48) if latent not in added]
+    assert torch.equal(after.W_enc[others], base.W_enc[others]) and torch.equal(after.threshold, base.threshold)
+    assert (after.W_enc[added] != base.W_enc[added]).any(dim=1).all()
+    found = {concept.name: concept.facts["balanced_accuracy"] for concept in extended.concepts[3:]}
+    assert set(found) == {"wavy", "grainy"} and min(found.values()) > 0.8, found
+
+
+def test_joined_statistics_keep_both_at_their_own_noise_levels_and_interpolate_between():
+    def table(*rows):
+        return torch.tensor(rows)
+
+    first = ConceptStatistics(table(1.0, 100.0), *(table([1.0 + i], [3.0 + i]) for i in range(3)))
+    second = ConceptStatistics(table(0.1, 10.0), *(table([5.0 + i, 7.0], [6.0 + i, 9.0]) for i in range(3)))
+    both = joined(first, second)
+    torch.testing.assert_close(both.sigmas, table(0.1, 1.0, 10.0, 100.0))
+    torch.testing.assert_close(
+        both.with_concept, table([1.0, 5.0, 7.0], [1.0, 5.5, 8.0], [2.0, 6.0, 9.0], [3.0, 6.0, 9.0])
+    )
+    torch.testing.assert_close(both.overall[:, 0], table(3.0, 3.0, 4.0, 5.0))
+    assert torch.equal(both.background[[1, 3], 0], first.background[:, 0])
+    assert torch.equal(both.background[[0, 2], 1:], second.background)

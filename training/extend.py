@@ -1,0 +1,54 @@
+"""Adding concepts to a finished SAE: it must fit the cache, and only latents that carry no concept may change."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..sae_ops.autoencoder import SparseAutoencoder
+from ..sae_ops.concepts import ConceptStatistics
+from ..sae_ops.file import SAEHeader, load_sae
+from .cache import Cache
+
+
+@dataclass(frozen=True)
+class Base:
+    """The SAE to which concepts are added."""
+
+    path: Path
+    sae: SparseAutoencoder
+    header: SAEHeader
+    statistics: ConceptStatistics
+
+    def free_latents(self) -> torch.Tensor:
+        """bool [n]: those that carry no concept."""
+        free = torch.ones(self.header.autoencoder.n_latents, dtype=torch.bool)
+        free[[latent for concept in self.header.concepts for latent in concept.latents]] = False
+        return free
+
+
+def open_base(path: Path, cache: Cache, hookpoint: str) -> Base:
+    """Raises SAEFileError if it cannot be read, ValueError if it was trained on something else than the cache."""
+    base = Base(path, *load_sae(path))
+    settings, header = cache.settings, base.header
+    *_, width = cache.shape(hookpoint)
+    for its, ours in (
+        (header.hookpoint, hookpoint),
+        (header.model_family, settings.model_family),
+        (f"the blocks' {header.hooked}", f"the blocks' {settings.hooked}"),
+        (f"width {header.autoencoder.d_in}", f"width {width}"),
+    ):
+        if its != ours:
+            raise ValueError(f"The SAE to extend belongs to {its}, not to {ours}.")
+    return base
+
+
+def joined(first: ConceptStatistics, second: ConceptStatistics) -> ConceptStatistics:
+    """Statistics of the concepts of both, on the noise levels of both."""
+    sigmas = torch.cat([first.sigmas, second.sigmas]).unique()
+
+    def table(statistics: ConceptStatistics) -> dict[str, torch.Tensor]:
+        return statistics.at(sigmas, torch.arange(statistics.with_concept.shape[1]))
+
+    one, other = table(first), table(second)
+    return ConceptStatistics(sigmas, **{name: torch.cat([one[name], other[name]], dim=1) for name in one})

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..sae_ops.concepts import find_concept
-from ..sae_ops.edit import BRANCHES, MODES, Erasure
+from ..sae_ops.edit import BRANCHES, MODES, PAPER_COMPAT, Erasure
 from .erasing import erase, sigma_range
 from .sae_files import NONE_INSTALLED, fingerprint, list_saes, open_sae
 
@@ -16,11 +16,12 @@ def advanced_inputs() -> list[io.Input]:
         io.Float.Input("end_percent", default=1.0, tooltip="Erase up to this share of the sampling.", **percent),
         io.Combo.Input(
             "mode",
-            options=list(MODES),
+            options=[*MODES, PAPER_COMPAT],
             default="scale",
             advanced=True,
             tooltip="scale: push the concept away by the calibrated multiplier. ablate: set its latent to zero. "
-            "clamp: set it to its mean in pictures without the concept. replace: copy neighbouring positions.",
+            "clamp: set it to its mean in pictures without the concept. replace: copy neighbouring positions. "
+            "paper_compat: SAeUron's published edit with its mistakes, which change the whole picture; for comparison.",
         ),
         io.Combo.Input(
             "branch",

@@ -1,13 +1,19 @@
 """Puts erasures on a model; erasures of one SAE become one edit with one encode, however many nodes are chained."""
 
+import weakref
 from dataclasses import dataclass, field
 
 import torch
+from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
-from ..sae_ops.edit import ConceptEdit, Erasure
-from .block_hooks import BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..sae_ops.edit import PAPER_COMPAT, ConceptEdit, Erasure
+from ..sae_ops.largest import ScreenedEncoder, is_worthwhile
+from ..sae_ops.paper_edit import PaperEdit
+from .block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
 from .sae_files import LoadedSAE
+
+_encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,15 +22,32 @@ class EraseFunction:
 
     sae: LoadedSAE
     erasures: tuple[Erasure, ...]
-    edits: dict[torch.device, ConceptEdit] = field(default_factory=dict)
+    edits: dict[torch.device, ConceptEdit | PaperEdit] = field(default_factory=dict)
     """The prepared edit on every device where it has run."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         if x.device not in self.edits:
-            sae = self.sae
-            edit = ConceptEdit(sae.autoencoder, sae.header.concepts, sae.statistics, self.erasures)
-            self.edits[x.device] = edit.to(x.device)
+            self.edits[x.device] = self._prepared().to(x.device)
         return self.edits[x.device](x, sigma, is_cond)
+
+    def _prepared(self) -> ConceptEdit | PaperEdit:
+        sae = self.sae
+        parts = (sae.autoencoder, sae.header.concepts, sae.statistics, self.erasures)
+        if any(erasure.mode == PAPER_COMPAT for erasure in self.erasures):
+            return PaperEdit(*parts)
+        encoder = whole_encoder(sae)
+        return ConceptEdit(*parts, encoder.model if encoder else None)
+
+
+def whole_encoder(sae: LoadedSAE) -> ModelPatcher | None:
+    """All weights of the encoder, which topk needs, in the hands of ComfyUI's memory manager; one for every SAE."""
+    if sae.autoencoder.config.activation != "topk":
+        return None
+    if sae not in _encoders:
+        device, storage = model_management.get_torch_device(), model_management.unet_offload_device()
+        encoder = ScreenedEncoder(sae.autoencoder.W_enc, sae.autoencoder.b_enc, is_worthwhile(device))
+        _encoders[sae] = ModelPatcher(encoder, load_device=device, offload_device=storage)
+    return _encoders[sae]
 
 
 def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -> tuple[float, float]:
@@ -59,4 +82,7 @@ def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) ->
         else:
             others.append(hook)
     added = BlockHook(hookpoint, sae.header.hooked, EraseFunction(sae, erasures))
-    return with_hooks(model, (*others, added))
+    erased = with_hooks(model, (*others, added))
+    saes = [hook.function.sae for hook in get_hooks(erased) if isinstance(hook.function, EraseFunction)]
+    erased.set_additional_models(KEY, [encoder for encoder in map(whole_encoder, saes) if encoder])
+    return erased

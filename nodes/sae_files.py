@@ -9,13 +9,15 @@ import folder_paths
 
 from ..sae_ops.autoencoder import SparseAutoencoder
 from ..sae_ops.concepts import ConceptStatistics
-from ..sae_ops.file import SAEFileError, SAEHeader, load_sae, read_header
+from ..sae_ops.file import SAEFileError, SAEHeader, is_sae_file, read_header
+from ..sae_ops.formats import open_any, recognise
+from ..sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 
 FOLDER = "sae"
 NONE_INSTALLED = "no SAE installed"
 
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], {".safetensors"})
+folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], set(WEIGHT_SUFFIXES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +32,17 @@ class LoadedSAE:
 
 
 def list_saes() -> dict[str, tuple[str, ...]]:
-    """The SAE files of models/sae and their concepts, headers only; files that are no SAE are left out."""
+    """The SAE files of models/sae and their concepts, without reading weights; files that are no SAE are left out.
+
+    Other tools' SAEs are in it, by the name of their weights file and without concepts.
+    """
     found = {}
     for name in folder_paths.get_filename_list(FOLDER):
         path = folder_paths.get_full_path(FOLDER, name)
         if path is None:  # a link to a file that is gone
             continue
         try:
-            found[name] = tuple(concept.name for concept in _header(*_stamp(path)).concepts)
+            found[name] = _concepts(*_stamp(path))
         except (SAEFileError, OSError):
             continue
     return found
@@ -54,7 +59,10 @@ def sae_path(name: str) -> Path:
 
 
 def open_sae(name: str) -> LoadedSAE:
-    """Loads an SAE of models/sae, or returns it as loaded before if the file has not changed. Raises SAEFileError."""
+    """Loads an SAE of models/sae, or returns it as loaded before if the file has not changed.
+
+    Raises SAEFileError, also if another tool wrote it and nothing tells where it belongs or how to edit with it.
+    """
     return _load(name, *_stamp(sae_path(name)))
 
 
@@ -69,10 +77,23 @@ def _stamp(path: str | Path) -> tuple[str, float, int]:
 
 
 @functools.lru_cache(maxsize=512)
-def _header(path: str, mtime: float, size: int) -> SAEHeader:
-    return read_header(Path(path))
+def _concepts(path: str, mtime: float, size: int) -> tuple[str, ...]:
+    if not is_sae_file(Path(path)) and recognise(Path(path)):
+        return ()
+    return tuple(concept.name for concept in read_header(Path(path)).concepts)
 
 
 @functools.lru_cache(maxsize=4)
 def _load(name: str, path: str, mtime: float, size: int) -> LoadedSAE:
-    return LoadedSAE(name, *load_sae(Path(path)))
+    loaded = LoadedSAE(name, *open_any(Path(path)))
+    header = loaded.header
+    if not header.hookpoint or not header.model_family:
+        raise SAEFileError(
+            f"The SAE '{name}' is another tool's and does not say where in which model it belongs. In a terminal: "
+            f"sae-eraser import {path} --out {Path(path).with_name('imported.safetensors')} --hookpoint NAME "
+            "--model-family SD15"
+        )
+    if not header.autoencoder.is_editable:
+        what = header.autoencoder.activation if header.autoencoder.input_norm == "none" else "norm of every vector"
+        raise SAEFileError(f"The SAE '{name}' cannot erase: its {what} is not supported in edits. Choose another SAE.")
+    return loaded

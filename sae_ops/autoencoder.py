@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 ACTIVATIONS = ("topk", "batchtopk", "jumprelu", "relu")
+IMPORTED_ACTIVATIONS = ("groupmax",)
+"""Found in SAEs of other tools only: neither trained nor edited here."""
+INPUT_NORMS = ("none", "layer", "length")
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,29 @@ class SAEConfig:
     n_latents: int
     activation: str = "batchtopk"
     """"topk": the k largest of every vector. "batchtopk": the k * B largest of a batch of B while training, a fixed
-    threshold afterwards. "jumprelu": a threshold for every latent. "relu": whatever is positive."""
+    threshold afterwards. "jumprelu": a threshold for every latent. "relu": whatever is positive. "groupmax": the
+    largest of each of k groups of neighbouring latents."""
     k: int = 32
-    """Latents kept for each vector (topk, batchtopk)."""
+    """Latents kept for each vector (topk, batchtopk, groupmax)."""
+    input_norm: str = "none"
+    """What every vector is divided by, on its own and before anything else: "layer": its standard deviation, after its
+    mean was taken off. "length": its root mean square. SAEs of other tools only: neither trained nor edited here."""
 
     def __post_init__(self):
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"Unknown activation '{self.activation}'; known are {', '.join(ACTIVATIONS)}.")
+        known = ACTIVATIONS + IMPORTED_ACTIVATIONS
+        if self.activation not in known:
+            raise ValueError(f"Unknown activation '{self.activation}'; known are {', '.join(known)}.")
         if not 0 < self.k <= self.n_latents:
             raise ValueError(f"k is {self.k}, but must lie between 1 and the number of latents, {self.n_latents}.")
+        if self.activation == "groupmax" and self.n_latents % self.k:
+            raise ValueError(f"{self.n_latents} latents cannot be divided into k = {self.k} equal groups.")
+        if self.input_norm not in INPUT_NORMS:
+            raise ValueError(f"Unknown input norm '{self.input_norm}'; known are {', '.join(INPUT_NORMS)}.")
+
+    @property
+    def is_editable(self) -> bool:
+        """Whether concepts can be erased with it."""
+        return self.activation in ACTIVATIONS and self.input_norm == "none"
 
 
 class SparseAutoencoder(nn.Module):
@@ -35,7 +52,7 @@ class SparseAutoencoder(nn.Module):
 
         pre_acts = W_enc (x~ - b_dec) + b_enc,  z = activation(ReLU(pre_acts)),  x^ = z W_dec + b_dec,
 
-    and x^ in the units of x is x^ / input_scale + input_shift. Rows of W_dec have unit norm after training.
+    and x^ in the units of x is x^ / input_scale + input_shift. Rows of W_dec have unit norm after training here.
     (SAeUron, arXiv 2501.18052; BatchTopK, arXiv 2412.06410.)
     """
 
@@ -57,6 +74,12 @@ class SparseAutoencoder(nn.Module):
         self.register_buffer("threshold", torch.zeros(n if config.activation == "jumprelu" else ()))
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
+        match self.config.input_norm:
+            case "layer":
+                mean, deviation = _own_frame(x)
+                x = (x - mean) / (deviation + 1e-5)
+            case "length":
+                x = x / _own_length(x)
         return (x - self.input_shift) * self.input_scale
 
     def pre_acts(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,15 +94,40 @@ class SparseAutoencoder(nn.Module):
         if self.config.activation == "topk":
             values, indices = positive.topk(self.config.k, dim=-1, sorted=False)
             return torch.zeros_like(positive).scatter_(-1, indices, values)
+        if self.config.activation == "groupmax":
+            values, indices = positive.unflatten(-1, (self.config.k, -1)).max(dim=-1, keepdim=True)
+            groups = torch.zeros_like(positive).unflatten(-1, (self.config.k, -1))
+            return groups.scatter_(-1, indices, values).flatten(-2)
         return positive * (positive > self.threshold)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """[..., d] -> latents [..., n], at least 0, in the units of pre_acts."""
         return self.activate(self.pre_acts(x))
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Latents [..., n] -> reconstruction [..., d] in the units of x."""
-        return (z @ self.W_dec + self.b_dec) / self.input_scale + self.input_shift
+    def decode(self, z: torch.Tensor, x: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents [..., n] -> reconstruction [..., d] in the units of x.
+
+        x: what was encoded [..., d]; needed if every vector has a norm of its own. Raises ValueError without.
+        """
+        decoded = (z @ self.W_dec + self.b_dec) / self.input_scale + self.input_shift
+        if self.config.input_norm == "none":
+            return decoded
+        if x is None:
+            raise ValueError("This SAE normalises every vector by itself; decoding needs the vectors as well.")
+        if self.config.input_norm == "length":
+            return decoded * _own_length(x)
+        mean, deviation = _own_frame(x)
+        return decoded * deviation + mean
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)
+
+
+def _own_frame(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of every vector, [..., 1]."""
+    return x.mean(dim=-1, keepdim=True), x.std(dim=-1, keepdim=True)
+
+
+def _own_length(x: torch.Tensor) -> torch.Tensor:
+    """Root mean square of every vector, [..., 1], above zero."""
+    return x.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)

@@ -79,10 +79,15 @@ def find_concept(concepts: tuple[Concept, ...], name: str) -> int:
         choices = ", ".join(f"'{concepts[index].group}: {concepts[index].name}'" for index in found)
         raise UnknownConcept(f"'{name}' names {len(found)} concepts; write one of {choices}.")
     names = [concept.name for concept in concepts]
+    if not names:
+        raise UnknownConcept(
+            f"This SAE has no concepts, so '{name.strip()}' cannot be found. Add concepts with 'sae-eraser train "
+            "--extend', or with 'sae-eraser import --concepts' if its authors published a table of them."
+        )
     folded = {concept_name.casefold(): concept_name for concept_name in names}
     near = difflib.get_close_matches(wanted.rpartition(":")[2].strip(), folded, n=1)
     hint = f" Did you mean '{folded[near[0]]}'?" if near else ""
-    raise UnknownConcept(f"This SAE has no concept '{name.strip()}'.{hint} It has: {', '.join(names) or 'none'}.")
+    raise UnknownConcept(f"This SAE has no concept '{name.strip()}'.{hint} It has: {', '.join(names)}.")
 
 
 def term_ranges(concepts: tuple[Concept, ...]) -> list[range]:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .autoencoder import SparseAutoencoder
+from .autoencoder import ACTIVATIONS, SparseAutoencoder
 from .concepts import Concept, ConceptStatistics, term_ranges
 from .largest import ScreenedEncoder, is_worthwhile
 
 MODES = ("scale", "ablate", "clamp", "replace")
+PAPER_COMPAT = "paper_compat"
+"""The mode of paper_edit.py alone."""
 BRANCHES = ("both", "cond", "uncond")
 
 
@@ -43,8 +45,8 @@ class Erasure:
     """Which half of classifier-free guidance is edited: "cond", "uncond" or "both"."""
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            raise ValueError(f"Unknown mode '{self.mode}'; known are {', '.join(MODES)}.")
+        if self.mode not in (*MODES, PAPER_COMPAT):
+            raise ValueError(f"Unknown mode '{self.mode}'; known are {', '.join(MODES)}, {PAPER_COMPAT}.")
         if self.branch not in BRANCHES:
             raise ValueError(f"Unknown branch '{self.branch}'; known are {', '.join(BRANCHES)}.")
 
@@ -63,7 +65,14 @@ class ConceptEdit:
         erasures: tuple[Erasure, ...],
         encoder: ScreenedEncoder | None = None,
     ):
-        """encoder: that of the SAE, if it is kept elsewhere; only topk needs more of it than the erased latents."""
+        """encoder: that of the SAE, if it is kept elsewhere; only topk needs more of it than the erased latents.
+
+        Raises ValueError if this SAE cannot edit, or this edit has no such mode.
+        """
+        if not sae.config.is_editable:
+            raise ValueError(f"{sae.config} cannot erase; only {', '.join(ACTIVATIONS)} without an input norm can.")
+        if any(erasure.mode == PAPER_COMPAT for erasure in erasures):
+            raise ValueError(f"{PAPER_COMPAT} cannot be combined with other modes in one SAE. Choose it everywhere.")
         self.sae, self.statistics, self._all = sae, statistics, encoder
         ranges = term_ranges(concepts)
         terms = [

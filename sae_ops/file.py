@@ -57,6 +57,15 @@ def read_header(path: Path) -> SAEHeader:
         return _parse(path, file.metadata() or {})
 
 
+def is_sae_file(path: Path) -> bool:
+    """Whether this is a file of this format, whatever else may be wrong with it."""
+    try:
+        with _opened(path) as file:
+            return FORMAT_KEY in (file.metadata() or {})
+    except SAEFileError:
+        return False
+
+
 def load_sae(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistics]:
     """Reads the whole file to the CPU in fp32 and checks shapes and values. Raises SAEFileError."""
     with _opened(path) as file:
@@ -104,7 +113,8 @@ def _parse(path: Path, metadata: dict[str, str]) -> SAEHeader:
     if FORMAT_KEY not in metadata:
         raise SAEFileError(
             f"{path} is a safetensors file, but not an SAE of this pack. "
-            "Models, LoRAs and VAEs belong in other folders; SAEs are made with 'sae-eraser train'."
+            "Models, LoRAs and VAEs belong in other folders; SAEs are made with 'sae-eraser train', and those of other "
+            "tools are read by 'sae-eraser import'."
         )
     try:
         fields = json.loads(metadata[FORMAT_KEY])

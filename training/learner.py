@@ -40,9 +40,8 @@ class Learner:
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.silent = torch.zeros(sae.config.n_latents, dtype=torch.int64, device=sae.W_enc.device)
         """For how many vectors each latent has not fired."""
-        self._rate = config.learning_rate
-        if self._rate is None:
-            self._rate = 2e-4 / (sae.config.n_latents / 2**14) ** 0.5
+        usual = 2e-4 / (sae.config.n_latents / 2**14) ** 0.5
+        self._rate = usual if config.learning_rate is None else config.learning_rate
         self.restart()
 
     def restart(self) -> None:

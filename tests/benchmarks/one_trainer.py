@@ -1,7 +1,7 @@
-"""One trainer on one shape, in a process of its own: prints a JSON record. train_speed.py starts it.
+"""One trainer on one shape, in a process of its own, on the GPU if there is one: prints a JSON record.
 
-Every trainer gets the same vectors in the same order, TopK, Adam with the learning rate 2e-4 / sqrt(n / 2^14), no
-warm-up and no decay. Peers run the code of their own training step.
+train_speed.py starts it. Every trainer gets the same vectors in the same order, TopK, Adam with the learning rate
+2e-4 / sqrt(n / 2^14), no warm-up and no decay. Peers run the code of their own training step.
 """
 
 import argparse
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from .vectors import vectors
+from benchmarks.vectors import vectors
 
 Step = Callable[[int, torch.Tensor], object]
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def ours(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
@@ -24,7 +25,7 @@ def ours(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[S
     from sae_eraser.training.config import TrainingConfig
     from sae_eraser.training.learner import Learner, new_autoencoder
 
-    sae = new_autoencoder(SAEConfig(d, n, "topk", k), first, 0)
+    sae = new_autoencoder(SAEConfig(d, n, "topk", k), first.cpu(), 0).to(DEVICE)
     learner = Learner(sae, TrainingConfig(precision=precision, dead_after=10_000_000))
     return lambda step, x: learner.reconstruct(x, 0.0), sae
 
@@ -33,18 +34,18 @@ def sparsify(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tup
     from sparsify import SparseCoder, SparseCoderConfig
 
     torch.manual_seed(0)
-    sae = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k), dtype=torch.float32)
+    sae = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k), device=DEVICE, dtype=torch.float32)
     adam = torch.optim.Adam(sae.parameters(), lr=learning_rate(n))
-    silent = torch.zeros(n, dtype=torch.long)
+    silent = torch.zeros(n, dtype=torch.long, device=DEVICE)
 
     sae.b_dec.data = first.mean(dim=0)
 
     def step(index: int, x: torch.Tensor) -> None:
         sae.set_decoder_norm_to_unit_norm()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16"):
             out = sae(x, dead_mask=silent > 10_000_000)
             loss = out.fvu + out.auxk_loss / 32
-        fired = torch.zeros(n, dtype=torch.bool)
+        fired = torch.zeros(n, dtype=torch.bool, device=DEVICE)
         fired[out.latent_indices.flatten()] = True
         silent.add_(len(x)).masked_fill_(fired, 0)
         loss.backward()
@@ -60,11 +61,11 @@ def dictionary_learning(d: int, n: int, k: int, precision: str, first: torch.Ten
 
     trainer = TopKTrainer(
         steps=10**9, activation_dim=d, dict_size=n, k=k, layer=0, lm_name="", lr=learning_rate(n), warmup_steps=0,
-        seed=0, device="cpu",
+        seed=0, device=str(DEVICE),
     )  # fmt: skip
 
     def step(index: int, x: torch.Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16"):
             trainer.update(index, x)
 
     return step, trainer.ae
@@ -76,13 +77,14 @@ def sae_lens(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tup
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(0)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=n, k=k))
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=n, k=k, device=str(DEVICE)))
     config = SAETrainerConfig(
         total_training_samples=10**9,
         train_batch_size_samples=4096,
         lr=learning_rate(n),
         lr_end=learning_rate(n),
         autocast=precision == "bf16",
+        device=str(DEVICE),
     )
     trainer = SAETrainer(config, sae, iter(()))
 
@@ -105,6 +107,19 @@ def learning_rate(n: int) -> float:
     return 2e-4 / (n / 2**14) ** 0.5
 
 
+def wait() -> None:
+    """Until the GPU has done what it was given."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak() -> int:
+    """Bytes of the GPU's memory, or of this process's."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trainer", choices=TRAINERS)
@@ -117,16 +132,18 @@ def main() -> None:
     training, held_out = vectors(options.data, options.d)
     batches = training.split(options.batch)
     step, reconstruct = TRAINERS[options.trainer](
-        options.d, options.n, options.k, options.precision, batches[0].float()
+        options.d, options.n, options.k, options.precision, batches[0].float().to(DEVICE)
     )
     seconds = []
     for index in range(options.steps):
-        x = batches[index % len(batches)].float()
+        x = batches[index % len(batches)].float().to(DEVICE)
+        wait()
         began = time.perf_counter()
         step(index, x)
+        wait()
         seconds.append(time.perf_counter() - began)
     with torch.no_grad():
-        rest = torch.cat([reconstruct(part).float() - part for part in held_out.split(1024)])
+        rest = torch.cat([reconstruct(part.to(DEVICE)).float().cpu() - part for part in held_out.split(1024)])
     fvu = rest.square().sum() / (held_out - held_out.mean(dim=0)).square().sum()
     timed = sorted(seconds[options.warm :])
     print(
@@ -134,7 +151,7 @@ def main() -> None:
             {
                 "trainer": options.trainer,
                 "vectors_per_second": options.batch / timed[len(timed) // 2],
-                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_bytes": peak(),
                 "fvu": fvu.item(),
             }
         )

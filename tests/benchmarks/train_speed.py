@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from benchmarks.one_trainer import DEVICE, wait
 from benchmarks.vectors import vectors
 from checkout import ROOT
 
@@ -32,7 +33,9 @@ def measure(trainer: str, shape: dict, precision: str) -> dict:
     python = sys.executable if trainer == "SAE Eraser" else PEERS
     numbers = [f"--{name}={value}" for name, value in {**shape, "batch": BATCH, "warm": WARM}.items()]
     command = [python, "-m", "benchmarks.one_trainer", trainer, *numbers, "--precision", precision, "--data", OUT]
-    quiet = {**os.environ, "SPARSIFY_DISABLE_TRITON": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    quiet = {**os.environ, "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    if DEVICE.type == "cpu":
+        quiet["SPARSIFY_DISABLE_TRITON"] = "1"
     ended = subprocess.run(command, capture_output=True, text=True, env=quiet)
     if ended.returncode:
         raise RuntimeError(f"{trainer} failed:\n{ended.stderr[-3000:]}")
@@ -42,13 +45,15 @@ def measure(trainer: str, shape: dict, precision: str) -> dict:
 def ceiling(shape: dict, precision: str) -> float:
     """Vectors a second of the encoder's product alone, its output written to memory."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    x = torch.randn(BATCH, shape["d"]).to(dtype)
-    weight = torch.randn(shape["n"], shape["d"]).to(dtype)
-    out = torch.empty(BATCH, shape["n"], dtype=dtype)
+    x = torch.randn(BATCH, shape["d"]).to(DEVICE, dtype)
+    weight = torch.randn(shape["n"], shape["d"]).to(DEVICE, dtype)
+    out = torch.empty(BATCH, shape["n"], dtype=dtype, device=DEVICE)
     seconds = []
     for _ in range(12):
+        wait()
         began = time.perf_counter()
         torch.mm(x, weight.T, out=out)
+        wait()
         seconds.append(time.perf_counter() - began)
     return BATCH / sorted(seconds[2:])[5]
 
@@ -80,9 +85,9 @@ def reading(shape: dict) -> dict[str, float]:
         }
         first = next(batches["memory"])
         sae = new_autoencoder(SAEConfig(shape["d"], shape["n"], "topk", shape["k"]), first, 0)
-        learner = Learner(sae, TrainingConfig())
+        learner = Learner(sae.to(DEVICE), TrainingConfig())
         for _ in range(WARM):
-            learner.reconstruct(first, 0.0)
+            learner.reconstruct(first.to(DEVICE), 0.0)
         rates: dict[str, list[float]] = {name: [] for name in batches}
         for _ in range(READING_ROUNDS):
             for name, stream in batches.items():
@@ -91,7 +96,8 @@ def reading(shape: dict) -> dict[str, float]:
                         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 began = time.perf_counter()
                 for _ in range(shape["steps"] // 3):
-                    learner.reconstruct(next(stream), 0.0)
+                    learner.reconstruct(next(stream).to(DEVICE), 0.0)
+                wait()
                 rates[name].append(shape["steps"] // 3 * BATCH / (time.perf_counter() - began))
     return {name: statistics.median(measured) for name, measured in rates.items()}
 
@@ -116,7 +122,7 @@ def main() -> None:
                 if (record["d"], record["precision"]) == (shape["d"], precision):
                     record["ceiling_vectors_per_second"] = rate
     disk = {f"d={shape['d']}": reading(shape) for shape in SHAPES}
-    machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine = {"device": _device(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "train.json").write_text(json.dumps({"machine": machine, "records": records, "reading": disk}, indent=1))
     print(table(records))
@@ -144,7 +150,9 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _processor() -> str:
+def _device() -> str:
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -323,6 +323,7 @@ def main() -> None:
     from comfy.cli_args import args
 
     args.cpu = True
+    torch.use_deterministic_algorithms(True)  # sums over words, for instance, are otherwise made in any order
     from comfy.ldm.modules import attention
 
     attention.optimized_attention = attention.attention_basic  # the fastest of ComfyUI's for 64 positions

@@ -1,0 +1,99 @@
+"""SAEs that other tools have written, recognised by what is in their files; writing ours is sae_ops.file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..autoencoder import SparseAutoencoder
+from ..concepts import ConceptStatistics
+from ..file import SAEFileError, SAEHeader, is_sae_file, load_sae
+from .checkpoint import WEIGHT_SUFFIXES, Checkpoint, open_checkpoint
+from .places import named_place
+from .table import FORMATS, Format
+
+
+@dataclass(frozen=True)
+class ForeignSAE:
+    """What an importer gets out of another tool's files."""
+
+    format: str
+    """Name of the format."""
+    autoencoder: SparseAutoencoder
+    header: SAEHeader
+    """Without concepts; hookpoint and model family are empty where the files do not tell."""
+
+
+def recognise(path: Path) -> str | None:
+    """The name of the format of a weights file; None if it is in none of them. Reads names, not weights."""
+    try:
+        return _format_of(open_checkpoint(path)).name
+    except (SAEFileError, OSError):
+        return None
+
+
+def read_foreign(path: Path, given: dict | None = None) -> ForeignSAE:
+    """Reads another tool's SAE, a weights file or the folder it lies in, to the CPU in fp32.
+
+    given: settings such as k that count where the files leave them out. Raises SAEFileError.
+    """
+    checkpoint = open_checkpoint(find_weights(path), given)
+    found = _format_of(checkpoint)
+    sae = found.read(checkpoint)
+    place = named_place(checkpoint)
+    header = SAEHeader(
+        place.hookpoint,
+        found.model_family or place.model_family,
+        sae.config,
+        place.hooked or found.hooked,
+        training={"imported": {"format": found.name, "file": checkpoint.path.name}},
+    )
+    return ForeignSAE(found.name, sae, header)
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file that `path` is or holds, itself or in one folder below. Raises SAEFileError."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise SAEFileError(f"{path} does not exist. Give an SAE file, or the folder in which one lies.")
+    for pattern in ("*", "*/*", "*/*/*"):
+        found = [file for file in sorted(path.glob(pattern)) if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
+        saes = [file for file in found if recognise(file)]
+        if len(saes) > 1:
+            names = ", ".join(str(file.relative_to(path)) for file in saes)
+            raise SAEFileError(f"{path} holds several SAEs; give one of them: {names}.")
+        if saes:
+            return saes[0]
+        if len(found) == 1:  # whatever is wrong with it can be said
+            return found[0]
+    raise SAEFileError(f"{path} holds no SAE in a known format. Known are: {', '.join(known_formats())}.")
+
+
+def known_formats() -> list[str]:
+    """The names of all formats."""
+    return [known.name for known in FORMATS]
+
+
+def open_any(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistics]:
+    """Reads an SAE file of ours or of another tool; the latter has no concepts. Raises SAEFileError."""
+    if is_sae_file(path) or not (path.is_dir() or recognise(path)):
+        return load_sae(path)
+    foreign = read_foreign(path)
+    return foreign.autoencoder, foreign.header, no_statistics()
+
+
+def no_statistics() -> ConceptStatistics:
+    """Those of an SAE without concepts."""
+    return ConceptStatistics(torch.ones(1), *(torch.zeros(1, 0) for _ in range(3)))
+
+
+def _format_of(checkpoint: Checkpoint) -> Format:
+    for known in FORMATS:
+        if known.recognises(checkpoint):
+            return known
+    names = ", ".join(sorted(checkpoint.tensors)[:8]) or "none"
+    raise SAEFileError(
+        f"{checkpoint.path} is in none of the known formats ({', '.join(known_formats())}); its tensors are: {names}. "
+        "If a cfg.json or config.json came with it, put that beside it."
+    )

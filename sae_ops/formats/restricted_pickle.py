@@ -1,0 +1,88 @@
+"""Reading pickles without running what they say: tensors, dicts, lists, tuples, numbers and strings, nothing else."""
+
+import io
+import math
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..file import SAEFileError
+
+
+def read_torch_file(path: Path) -> Any:
+    """What torch.save has written. Raises SAEFileError, before anything has run, if it holds more than plain data."""
+    try:
+        with open(path, "rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # a damaged file can fail anywhere in the readers of torch
+        raise _refusal(path, error) from error
+
+
+def read_pickle(path: Path) -> Any:
+    """What pickle.dump or torch.save has written. Raises SAEFileError as read_torch_file does."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                return read_torch_file(path)
+            file.seek(0)
+            value = _PlainUnpickler(file).load()
+    except SAEFileError:
+        raise
+    except Exception as error:  # a damaged pickle can fail with any of Python's errors
+        raise _refusal(path, error) from error
+    return read_torch_file(path) if value == torch.serialization.MAGIC_NUMBER else value
+
+
+def _refusal(path: Path, error: Exception) -> SAEFileError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return SAEFileError(
+        f"{path} is damaged, or holds more than tensors, dicts, lists, numbers and strings ({reason}). "
+        "Nothing of it was run. Get it again from where it was published."
+    )
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _ALLOWED[module, name]
+
+
+class _Storage:
+    """Stands for torch.storage._load_from_bytes. Without attributes, so that a pickle has nothing to set."""
+
+    __slots__ = ()
+
+    def __call__(self, data: bytes) -> torch.storage.TypedStorage:
+        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if not isinstance(storage, torch.storage.TypedStorage):
+            raise pickle.UnpicklingError("it calls something else a tensor's numbers")
+        return storage
+
+
+class _Tensor:
+    """Stands for torch._utils._rebuild_tensor_v2, whose other arguments concern training alone."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, storage: torch.storage.TypedStorage, offset: int, size: tuple, stride: tuple, *_
+    ) -> torch.Tensor:
+        if not isinstance(storage, torch.storage.TypedStorage):
+            raise pickle.UnpicklingError("it calls something else a tensor's numbers")
+        numbers = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+        reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+        if min(offset, *size, *stride) < 0 or math.prod(size) > numbers or (math.prod(size) and reach >= numbers):
+            raise pickle.UnpicklingError("one of its tensors is larger than its numbers")
+        return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, size, stride)
+
+
+_ALLOWED = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor(),
+    ("torch.storage", "_load_from_bytes"): _Storage(),
+}

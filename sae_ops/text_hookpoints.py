@@ -1,0 +1,34 @@
+"""Hookpoints in text encoders: the outputs of CLIP's layers, under diffusers' names and ComfyUI's paths."""
+
+from typing import Any
+
+from torch import nn
+
+from .hookpoints import Hookpoint, HookpointError, choose_hookpoint
+
+TEXT_ENCODERS = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
+"""ComfyUI's names and those in diffusers' pipelines."""
+
+
+def list_text_hookpoints(text_encoder: nn.Module) -> list[Hookpoint]:
+    """All layers of ComfyUI's cond_stage_model; raises HookpointError if there is no CLIP in it."""
+    found = []
+    for part, name in TEXT_ENCODERS.items():
+        model: Any = getattr(getattr(text_encoder, part, None), "transformer", None)
+        if not hasattr(model, "text_model"):
+            continue
+        for index, layer in enumerate(model.text_model.encoder.layers):
+            path = f"text_model.encoder.layers.{index}"
+            width = layer.layer_norm1.normalized_shape[0]
+            found.append(Hookpoint(f"{name}.{path}", f"{part}.transformer.{path}", width, "tokens"))
+    if not found:
+        raise HookpointError(
+            f"{type(text_encoder).__name__} has no CLIP. Hookpoints in text encoders exist for CLIP, as in SD1.5, SD2, "
+            "SDXL, SD3 and Flux."
+        )
+    return found
+
+
+def find_text_hookpoint(text_encoder: nn.Module, name: str) -> Hookpoint:
+    """The hookpoint of this diffusers name or module path. Raises HookpointError, which lists those there are."""
+    return choose_hookpoint(list_text_hookpoints(text_encoder), name.strip(), "text encoder")

@@ -1,0 +1,141 @@
+"""`sae-eraser import`: another tool's SAE becomes a file of ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from checkout import ROOT
+from pure.sae_files import write_good_file
+from sae_eraser.sae_ops.file import load_sae
+from sae_eraser.sae_ops.formats import read_foreign
+from sae_eraser.training.cli import main
+
+SPARSIFY = Path(__file__).parent / "references" / "sparsify_topk"
+OVERCOMPLETE = Path(__file__).parent / "references" / "overcomplete_topk"
+PLACE = ("--hookpoint", "unet.up_blocks.1.attentions.1", "--model-family", "SD15")
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "sae" / "mine.safetensors"
+
+
+def test_what_is_imported_encodes_as_before(out, capsys):
+    assert main(["import", str(SPARSIFY), "--out", str(out), *PLACE]) == 0
+    text = capsys.readouterr().out
+    assert "imported from sparsify" in text and "SD15, up_blocks.1.attentions.1 (output)" in text
+    expected = load_file(SPARSIFY / "expected.safetensors")
+    sae, header, statistics = load_sae(out)
+    torch.testing.assert_close(sae.encode(expected["x"]), expected["z"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(sae(expected["x"]), expected["x_hat"], rtol=0, atol=1e-5)
+    assert (header.hookpoint, header.model_family, header.concepts) == ("up_blocks.1.attentions.1", "SD15", ())
+    assert header.training["imported"] == {"format": "sparsify", "file": "sae.safetensors"}
+    assert statistics.overall.shape == (1, 0)
+
+
+@pytest.mark.parametrize("case", ["sparsify_groupmax", "saelens_standard_layer_norm", "saelens_topk_constant_norm"])
+def test_what_only_other_tools_have_survives_the_file(out, case):
+    source = SPARSIFY.parent / case
+    assert main(["import", str(source), "--out", str(out), *PLACE]) == 0
+    expected = load_file(source / "expected.safetensors")
+    torch.testing.assert_close(load_sae(out)[0](expected["x"]), expected["x_hat"], rtol=0, atol=1e-5)
+    assert not load_sae(out)[1].autoencoder.is_editable
+
+
+def test_a_file_alone_can_be_named(out):
+    assert main(["import", str(SPARSIFY / "sae.safetensors"), "--out", str(out), *PLACE]) == 0
+
+
+def test_what_the_files_leave_out_is_given(out):
+    assert main(["import", str(OVERCOMPLETE), "--out", str(out), *PLACE, "--k", "5", "--hooked", "residual"]) == 0
+    sae, header, _ = load_sae(out)
+    expected = load_file(OVERCOMPLETE / "expected.safetensors")
+    torch.testing.assert_close(sae(expected["x"]), expected["x_hat"], rtol=0, atol=1e-5)
+    assert header.hooked == "residual"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((), "--hookpoint"),
+        (PLACE[:2], "--model-family"),
+        ((*PLACE, "--settings", "class_params.pth"), "--concepts"),
+    ],
+)
+def test_what_is_missing_is_asked_for(out, capsys, arguments, words):
+    assert main(["import", str(SPARSIFY), "--out", str(out), *arguments]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("sae-eraser: ") and message.count("\n") == 1 and words in message
+    assert not out.exists()
+
+
+def test_a_file_that_exists_is_kept(out, capsys):
+    out.parent.mkdir()
+    out.write_text("mine")
+    assert main(["import", str(SPARSIFY), "--out", str(out), *PLACE]) == 1
+    assert "exists" in capsys.readouterr().err and out.read_text() == "mine"
+    assert main(["import", str(SPARSIFY), "--out", str(out), *PLACE, "--overwrite"]) == 0
+    assert main(["import", str(SPARSIFY), "--out", str(out.parent), *PLACE]) == 1
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_our_own_file_needs_no_import(out, tmp_path, capsys):
+    assert main(["import", str(write_good_file(tmp_path / "sae.safetensors")), "--out", str(out), *PLACE]) == 1
+    assert "already" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_downloads_nothing(out, capsys):
+    """Names that no repository can have are never looked up."""
+    for path in ("nowhere", "/no/such/folder", "./a/b", "a b/c"):
+        assert main(["import", path, "--out", str(out), *PLACE]) == 1
+        assert f"{Path(path)} does not exist" in capsys.readouterr().err
+
+
+def test_without_huggingface_hub_it_says_how_to_get_it(out, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert main(["import", "owner/name", "--out", str(out), *PLACE]) == 1
+    assert "pip install huggingface_hub" in capsys.readouterr().err
+
+
+def run_offline(home: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """With huggingface_hub's own cache in `home` and no network."""
+    pytest.importorskip("huggingface_hub")
+    command = [sys.executable, str(ROOT / "training"), "import", *arguments]
+    environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_a_repository_id_is_looked_up_on_hugging_face(tmp_path, out):
+    """A repository with a folder for each block, downloaded before."""
+    repository = tmp_path / "hub" / "models--owner--saes"
+    folder = repository / "snapshots" / ("0" * 40) / "unet.mid_block.attentions.0"
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for path in SPARSIFY.glob("[cs]*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    path = "owner/saes/unet.mid_block.attentions.0"
+    run = run_offline(tmp_path, path, "--out", str(out), "--model-family", "SD15")
+    assert run.returncode == 0, run.stderr
+    assert torch.equal(load_sae(out)[0].W_enc, read_foreign(SPARSIFY).autoencoder.W_enc)
+    assert load_sae(out)[1].hookpoint == "mid_block.attentions.0"
+
+
+def test_a_repository_that_cannot_be_had(tmp_path, out):
+    run = run_offline(tmp_path, "owner/other", "--out", str(out))
+    assert run.returncode == 1
+    assert "owner/other does not exist here, and Hugging Face does not give it" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_info_shows_foreign_files(capsys):
+    assert main(["info", str(SPARSIFY)]) == 0
+    text = capsys.readouterr().out
+    assert "sparsify, to be imported" in text and "48 latents of width 12, topk, k = 5" in text
+    assert main(["info", str(OVERCOMPLETE)]) == 1
+    assert "--k" in capsys.readouterr().err

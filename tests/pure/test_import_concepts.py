@@ -1,0 +1,172 @@
+"""SAeUron's concept tables: the concepts out of them make the edit that SAeUron's code makes of them."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
+from sae_eraser.sae_ops.edit import Erasure
+from sae_eraser.sae_ops.file import load_sae
+from sae_eraser.sae_ops.paper_edit import PaperEdit
+from sae_eraser.training.cli import main
+from sae_eraser.training.concept_tables import SHUT, Settings, concepts_of_table, ddim_sigmas, read_settings, read_table
+
+N, STEPS = 48, 20
+NAMES = ("Bears", "Birds", "Cats")
+PERCENTILE = 97.0
+"""Of 48 latents the two with the highest scores."""
+
+
+@pytest.fixture
+def table() -> dict[str, torch.Tensor]:
+    """Every concept has latents of its own early and late, so that the choice changes over the steps."""
+    generator = torch.Generator().manual_seed(0)
+    made = {}
+    for index, name in enumerate(NAMES):
+        latents = 0.2 * torch.rand(5 + index, STEPS, N, generator=generator)
+        latents[:, : 8 + index, 3 * index] += 2
+        latents[:, 8 + index :, 3 * index + 1] += 2
+        latents[:, :, 3 * index + 2] += 1
+        made[name] = latents.half()
+    return made
+
+
+@pytest.fixture
+def path(tmp_path, table) -> Path:
+    path = tmp_path / "cls_latents_dict_unet.up_blocks.1.attentions.1.pkl"
+    path.write_bytes(pickle.dumps(table))
+    return path
+
+
+def published_selection(table: dict, name: str, step: int) -> torch.Tensor:
+    """Indices of the latents whose score is above the percentile."""
+    own = table[name][:, step].float().mean(dim=0)
+    others = torch.cat([table[other][:, step].float() for other in NAMES if other != name]).mean(dim=0)
+    score = own / own.sum() - others / others.sum()
+    return (score > torch.quantile(score, PERCENTILE / 100)).nonzero()[:, 0]
+
+
+def test_noise_levels_are_those_of_stable_diffusion():
+    """sigma_min and the largest but eight of ComfyUI's 1000 levels; and descending, as sampling goes."""
+    sigmas = ddim_sigmas(100)
+    assert len(sigmas) == 100 and (sigmas.diff() < 0).all()
+    betas = [(0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) * i / 999) ** 2 for i in range(1000)]
+    product, levels = 1.0, []
+    for beta in betas:
+        product *= 1 - beta
+        levels.append(((1 - product) / product) ** 0.5)
+    assert levels[0] == pytest.approx(0.0292, abs=1e-4) and levels[-1] == pytest.approx(14.6146, abs=1e-3)
+    assert sigmas.tolist() == pytest.approx([levels[10 * i + 1] for i in range(99, -1, -1)], rel=1e-5)
+
+
+def test_the_means_are_the_tables(path, table):
+    names, means = read_table(path, N)
+    assert names == list(NAMES)
+    for index, name in enumerate(NAMES):
+        own = table[name].float().mean(dim=0).flip(0)
+        others = torch.cat([table[other].float() for other in NAMES if other != name]).mean(dim=0).flip(0)
+        torch.testing.assert_close(means.with_concept[index], own)
+        torch.testing.assert_close(means.without[index], others, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        means.overall, torch.stack([t.float().mean(dim=0) for t in table.values()]).mean(dim=0).flip(0)
+    )
+
+
+def test_at_every_step_the_latents_of_the_published_selection_are_open(path, table):
+    concepts, statistics = concepts_of_table(path, N, "object", {}, Settings(PERCENTILE, -2.0))
+    start = 0
+    for concept in concepts:
+        columns = torch.arange(start, start + len(concept.latents))
+        start += len(concept.latents)
+        assert (concept.group, concept.multiplier) == ("object", -2.0)
+        for step, sigma in enumerate(ddim_sigmas(STEPS)):
+            means = statistics.at(sigma[None], columns)
+            is_open = means["overall"][0] < SHUT / 2
+            chosen = published_selection(table, concept.name, step)
+            assert torch.tensor(concept.latents)[is_open].tolist() == chosen.tolist(), (concept.name, step)
+            own = table[concept.name][:, step].float().mean(dim=0)[list(concept.latents)]
+            torch.testing.assert_close(means["with_concept"][0], own, rtol=1e-4, atol=1e-5)
+            everywhere = torch.stack([t[:, step].float().mean(dim=0) for t in table.values()]).mean(dim=0)
+            torch.testing.assert_close(
+                means["overall"][0, is_open], everywhere[torch.tensor(concept.latents)[is_open]], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_between_steps_the_nearer_one_decides(path, table):
+    """No noise level is left without an open gate."""
+    concepts, statistics = concepts_of_table(path, N, "object", {}, Settings(PERCENTILE))
+    assert len(statistics.sigmas) > STEPS
+    sigmas = torch.linspace(0.05, 14.0, 500)
+    means = statistics.at(sigmas, torch.arange(len(concepts[0].latents)))
+    assert ((means["overall"] < SHUT / 2).sum(dim=1) > 0).float().mean() > 0.99
+
+
+def test_the_edit_of_the_paper_with_the_papers_table(path, table, tmp_path):
+    """From the imported file, against the published formula at one step of the table."""
+    sae = SparseAutoencoder(SAEConfig(12, N, "topk", 20)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for tensor in sae.parameters():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    concepts, statistics = concepts_of_table(
+        path, N, "object", {"Birds": Settings(PERCENTILE, -3.0)}, Settings(PERCENTILE)
+    )
+    maps, step = torch.randn(1, 12, 3, 4, generator=generator), 5
+    edited = PaperEdit(sae, concepts, statistics, (Erasure(1),))(maps, ddim_sigmas(STEPS)[[step]], torch.tensor([True]))
+    x = maps[0].flatten(1).T
+    z = sae.encode(x)
+    after = z.clone()
+    gate = torch.stack([t[:, step].float().mean(dim=0) for t in table.values()]).mean(dim=0)
+    for latent in published_selection(table, "Birds", step).tolist():
+        factor = -3.0 * table["Birds"][:, step, latent].float().mean()
+        after[:, latent] = torch.where(z[:, latent] > gate[latent], z[:, latent] * factor, z[:, latent])
+    assert not torch.equal(z, after)
+    expected = sae.decode(after) + (sae.decode(z) - x)
+    torch.testing.assert_close(edited[0].flatten(1).T, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_command_puts_them_into_the_file(path, tmp_path, capsys):
+    torch.save({"Cats": {"percentile": 97.0, "multiplier": -15.0}}, tmp_path / "class_params.pth")
+    source, out = Path(__file__).parent / "references" / "sparsify_topk", tmp_path / "sae.safetensors"
+    place = ("--hookpoint", "up_blocks.1.attentions.1", "--model-family", "SD15")
+    tables = ("--concepts", str(path), "--settings", str(tmp_path / "class_params.pth"), "--group", "animal")
+    assert main(["import", str(source), "--out", str(out), *place, *tables, "--multiplier", "-5"]) == 0
+    assert "animal: Cats" in capsys.readouterr().out
+    _, header, statistics = load_sae(out)
+    assert {concept.name: concept.multiplier for concept in header.concepts} == {"Bears": -5, "Birds": -5, "Cats": -15}
+    assert [len(concept.latents) >= 1 for concept in header.concepts] == [True] * 3
+    assert header.concepts[2].facts["percentile"] == 97.0
+    assert statistics.sigmas[-1] == pytest.approx(float(ddim_sigmas(STEPS)[0]))
+    assert out.stat().st_size < 40_000
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda table: table.pop("Cats") is table.pop("Birds"), "at least two concepts"),
+        (lambda table: table.update(Cats=table["Cats"][..., :-1]), r"'Cats' is \(7, 20, 47\)"),
+        (lambda table: table.update(Cats=table["Cats"][:, :-1]), "'Cats' has 19 steps"),
+        (lambda table: table.update(Cats=[1.0]), "'Cats' is list"),
+        (lambda table: table["Cats"].fill_(float("nan")), "'Cats' holds NaN"),
+    ],
+)
+def test_tables_that_do_not_belong_to_the_sae(path, table, spoil, words):
+    spoil(table)
+    path.write_bytes(pickle.dumps(table))
+    with pytest.raises(ValueError, match=words):
+        concepts_of_table(path, N, "object", {}, Settings())
+
+
+def test_settings_for_an_unknown_concept(path):
+    with pytest.raises(ValueError, match="no concept 'Dogs'"):
+        concepts_of_table(path, N, "object", {"Dogs": Settings()}, Settings())
+
+
+@pytest.mark.parametrize(
+    "data", [[1], {"Cats": 1}, {"Cats": {"percentile": 99}}, {"Cats": {"percentile": 101, "multiplier": -1}}], ids=str
+)
+def test_settings_that_are_none(tmp_path, data):
+    torch.save(data, tmp_path / "class_params.pth")
+    with pytest.raises(ValueError, match="class_params.pth"):
+        read_settings(tmp_path / "class_params.pth")

@@ -1,0 +1,58 @@
+"""The weights that an edit needs belong to ComfyUI's memory manager."""
+
+import gc
+import weakref
+
+import comfy.model_management
+import pytest
+
+from sae_eraser.nodes import sae_files
+from sae_eraser.nodes.erasing import whole_encoder
+from sae_eraser.nodes.sae_files import open_sae
+from with_comfyui.random_files import MID, UP
+from with_comfyui.sampling import differs, erase
+
+
+def loaded() -> list:
+    return [entry.model.model for entry in comfy.model_management.current_loaded_models]
+
+
+def test_the_encoder_of_a_topk_sae_is_loaded_and_counted_with_the_model(model, sample):
+    erased = erase(erase(erase(model, "disc", UP), "wavy", UP), sae=MID)
+    (encoder,) = erased.get_nested_additional_models()
+    weights = open_sae(UP).autoencoder.W_enc
+    assert encoder.model_size() >= weights.numel() * weights.element_size()
+    sample(erased)
+    assert encoder.model in loaded()
+    assert not model.get_nested_additional_models(), "the model given stays as it is"
+
+
+def test_other_saes_need_no_more_than_the_erased_latents(model):
+    assert not erase(model, sae=MID).get_nested_additional_models()
+
+
+def test_what_is_erased_does_not_depend_on_where_the_weights_are(model, sample):
+    erased = erase(model, sae=UP)
+    expected = sample(erased)
+    (encoder,) = erased.get_nested_additional_models()
+    comfy.model_management.unload_all_models()
+    assert encoder.model not in loaded()
+    again = sample(erased)
+    assert encoder.model in loaded()
+    assert not differs(again, expected) and (again == expected).all()
+
+
+def test_the_encoder_is_freed_with_the_sae(model):
+    sae = open_sae(UP)
+    encoder = weakref.ref(whole_encoder(sae).model)
+    del sae
+    sae_files._load.cache_clear()
+    comfy.model_management.cleanup_models_gc()
+    gc.collect()
+    assert encoder() is None
+
+
+@pytest.mark.parametrize("sae", [MID, UP])
+def test_a_clone_of_the_erased_model_erases_alike(model, sample, sae):
+    erased = erase(model, sae=sae)
+    assert (sample(erased.clone()) == sample(erased)).all()

@@ -1,0 +1,147 @@
+"""SAeUron's and SAEmnesia's concept tables as concepts of an SAE file.
+
+A table holds for every concept how strongly each latent fires, averaged over positions: [prompts, steps, latents]. A
+settings file holds for every concept its percentile and multiplier. (SAeUron, arXiv 2501.18052.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..sae_ops.concepts import Concept, ConceptStatistics
+from ..sae_ops.formats.restricted_pickle import read_pickle
+from .assign import LatentMeans, concept_scores
+
+SHUT = 1e9
+"""A gate that no latent passes, at noise levels where the latent was not chosen."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which latents carry a concept and how strongly they are pushed away; by default as for SAeUron's styles."""
+
+    percentile: float = 99.999
+    """At each step the latents whose score exceeds this percentile of all scores."""
+    multiplier: float = -1.0
+
+
+def ddim_sigmas(steps: int) -> torch.Tensor:
+    """Noise levels of Stable Diffusion's DDIM steps, in the order in which they run [steps].
+
+    Assumes what diffusers' DDIMScheduler is set to in Stable Diffusion 1.x: 1000 training steps with betas linear in
+    their roots from 0.00085 to 0.012, "leading" spacing and steps_offset 1.
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    remaining = (1 - betas).cumprod(dim=0)
+    timesteps = torch.arange(steps - 1, -1, -1) * (1000 // steps) + 1
+    return ((1 - remaining[timesteps]) / remaining[timesteps]).sqrt().float()
+
+
+def read_table(path: Path, n_latents: int) -> tuple[list[str], LatentMeans]:
+    """Names of the concepts, and means with steps in ascending order of noise. Raises ValueError.
+
+    `overall` is the mean of the concepts' means, as in SAeUron's code.
+    """
+    table = read_pickle(path)
+    wanted = f"{path} should hold for each concept a tensor [prompts, steps, {n_latents}]"
+    if not isinstance(table, Mapping) or len(table) < 2:
+        raise ValueError(f"{wanted}, and at least two concepts. Choose the table that was made with this SAE.")
+    shown: list[torch.Tensor] = []
+    prompts = []
+    for name, latents in table.items():
+        shape = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+        if not isinstance(name, str) or len(shape) != 3 or shape[0] == 0 or shape[2] != n_latents:
+            raise ValueError(f"{wanted}, but '{name}' is {shape}. Choose the table that was made with this SAE.")
+        if shown and shape[1] != len(shown[0]):
+            raise ValueError(f"{path}: '{name}' has {shape[1]} steps, but the concept before it {len(shown[0])}.")
+        mean = latents.float().mean(dim=0)
+        if not torch.isfinite(mean).all():
+            raise ValueError(f"{path}: the table of '{name}' holds NaN or infinity. Download or make it again.")
+        shown.append(mean.flip(0))
+        prompts.append(shape[0])
+    if not 0 < len(shown[0]) <= 1000:
+        raise ValueError(f"{path} has {len(shown[0])} steps, but must have between 1 and 1000.")
+    with_concept = torch.stack(shown)
+    weight = torch.tensor(prompts, dtype=torch.float32)[:, None, None]
+    total = (with_concept * weight).sum(dim=0)
+    without = (total - with_concept * weight) / (weight.sum() - weight)
+    return list(table), LatentMeans(with_concept, without.clamp(min=0), with_concept.mean(dim=0))
+
+
+def read_settings(path: Path) -> dict[str, Settings]:
+    """{concept: its settings}. Raises ValueError."""
+    read = read_pickle(path)
+    try:
+        found = {
+            str(name): Settings(float(fields["percentile"]), float(fields["multiplier"]))
+            for name, fields in read.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} should hold a percentile and a multiplier for each concept ({error}). Choose another --settings."
+        ) from error
+    for name, settings in found.items():
+        if not 0 <= settings.percentile < 100 or not abs(settings.multiplier) < float("inf"):
+            raise ValueError(f"{path}: '{name}' has impossible settings: {settings}. Choose another --settings.")
+    return found
+
+
+def concepts_of_table(
+    path: Path, n_latents: int, group: str, settings: dict[str, Settings], default: Settings
+) -> tuple[tuple[Concept, ...], ConceptStatistics]:
+    """Concepts whose latents are the ones that SAeUron edits, at the noise levels at which it edits them.
+
+    Raises ValueError if the table is none, or if there are settings for a concept that it lacks.
+    """
+    names, means = read_table(path, n_latents)
+    if unknown := settings.keys() - set(names):
+        raise ValueError(f"{path} has no concept '{min(unknown)}', for which there are settings. It has: {names}.")
+    steps = means.overall.shape[0]
+    level_by_level = [
+        concept_scores(LatentMeans(means.with_concept[:, [step]], means.without[:, [step]], means.overall[[step]]))
+        for step in range(steps)
+    ]
+    scores = torch.stack(level_by_level, dim=1)  # [concepts, steps, latents]
+    concepts, columns, chosen = [], [], []
+    for index, name in enumerate(names):
+        own = settings.get(name, default)
+        selected = torch.stack([step > torch.quantile(step, own.percentile / 100) for step in scores[index]])
+        latents = selected.any(dim=0).nonzero()[:, 0]
+        if not len(latents):
+            raise ValueError(f"{path}: no latent tells '{name}' from the others. Lower the percentile.")
+        facts = {"percentile": own.percentile, "score": float(scores[index, :, latents].mean(dim=0).max())}
+        concepts.append(Concept(name, group, tuple(latents.tolist()), own.multiplier, facts))
+        columns.append(
+            [table[:, latents] for table in (means.with_concept[index], means.without[index], means.overall)]
+        )
+        chosen.append(selected[:, latents])
+    shown, background, overall = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
+    sigmas = ddim_sigmas(steps).flip(0)
+    return tuple(concepts), _gated(sigmas, shown, background, overall, torch.cat(chosen, dim=1))
+
+
+def _gated(
+    sigmas: torch.Tensor,
+    with_concept: torch.Tensor,
+    background: torch.Tensor,
+    overall: torch.Tensor,
+    chosen: torch.Tensor,
+) -> ConceptStatistics:
+    """Statistics [levels, terms] whose gate is shut where a term is not chosen (bool, likewise).
+
+    Where a choice changes between two levels, two more levels close to the middle make the nearer one decide.
+    """
+    levels, rows = [sigmas[:1]], [0]
+    for upper in range(1, len(sigmas)):
+        if (chosen[upper] != chosen[upper - 1]).any():
+            middle = (sigmas[upper - 1] * sigmas[upper]).sqrt()
+            levels += [middle * (1 - 1e-5), middle * (1 + 1e-5)]
+            rows += [upper - 1, upper]
+        levels.append(sigmas[upper])
+        rows.append(upper)
+    grid = torch.stack([level.reshape(()) for level in levels])
+    at = ConceptStatistics(sigmas, with_concept, background, overall).at(grid, torch.arange(overall.shape[1]))
+    gate = at["overall"].masked_fill(~chosen[rows], SHUT)
+    return ConceptStatistics(grid, at["with_concept"], at["background"], gate)

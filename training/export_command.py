@@ -1,0 +1,121 @@
+"""`sae-eraser export`: an SAE file of ours as other tools read it."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ..sae_ops.atomic_write import write_atomically
+from ..sae_ops.autoencoder import SparseAutoencoder
+from ..sae_ops.file import SAEHeader, load_sae
+
+Export = tuple[str, dict[str, torch.Tensor], dict]
+"""Name of the weights file, its tensors, and the settings for cfg.json."""
+
+
+def add_command(commands) -> None:
+    """Adds `export` to the subcommands of argparse."""
+    command = commands.add_parser("export", help="write an SAE file in another tool's format")
+    command.set_defaults(command=run)
+    command.add_argument("file", type=Path, help="an SAE file")
+    command.add_argument("--to", choices=tuple(EXPORTERS), required=True, help="SAELens or EleutherAI's sparsify")
+    command.add_argument("--out", type=Path, required=True, help="the folder to write")
+    command.add_argument("--overwrite", action="store_true", help="replace an SAE that lies in it")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Concepts stay behind, as no other format has them. Raises ValueError or OSError."""
+    sae, header, _ = load_sae(options.file)
+    name, tensors, settings = EXPORTERS[options.to](sae, header)
+    weights, config = options.out / name, options.out / "cfg.json"
+    if not options.overwrite and (weights.exists() or config.exists()):
+        raise ValueError(f"{options.out} holds an SAE. Choose another --out, or pass --overwrite to replace it.")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_atomically(weights, lambda part: save_file(tensors, part))
+    write_atomically(config, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
+    print(
+        f"{weights}: {settings.get('architecture', settings.get('activation'))}, {header.hookpoint} ({header.hooked})"
+    )
+    if options.to == "sparsify" and sae.config.activation == "batchtopk":
+        print(
+            f"warning: sparsify knows no threshold; it will keep the {sae.config.k} largest latents of every vector, "
+            "where this SAE keeps as many as exceed its threshold. Latents that both keep are the same."
+        )
+
+
+def _to_saelens(sae: SparseAutoencoder, header: SAEHeader) -> Export:
+    """A threshold becomes JumpReLU, as SAELens does it itself."""
+    config = sae.config
+    architectures = {"relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu"}
+    if config.activation not in architectures:
+        raise ValueError(f"SAELens has no {config.activation}. Choose --to sparsify, or another SAE.")
+    tensors = _folded(sae)
+    tensors["W_enc"] = tensors["W_enc"].T
+    settings = {
+        "architecture": architectures[config.activation],
+        "d_in": config.d_in,
+        "d_sae": config.n_latents,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": {"none": "none", "layer": "layer_norm", "length": "constant_norm_rescale"}[
+            config.input_norm
+        ],
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": "6.0.0", **_place(header)},  # without it files count as older than version 6
+    }
+    if config.activation == "topk":
+        settings |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
+    if settings["architecture"] == "jumprelu":
+        tensors["threshold"] = sae.threshold.expand(config.n_latents)
+    return "sae_weights.safetensors", tensors, settings
+
+
+def _to_sparsify(sae: SparseAutoencoder, header: SAEHeader) -> Export:
+    config = sae.config
+    if config.activation not in ("topk", "batchtopk", "groupmax") or config.input_norm != "none":
+        what = config.activation if config.input_norm == "none" else "normalisation of each vector"
+        raise ValueError(f"sparsify keeps the k largest latents and has no {what}. Choose --to saelens.")
+    tensors = _folded(sae)
+    renamed = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
+    settings = {
+        "activation": "groupmax" if config.activation == "groupmax" else "topk",
+        "expansion_factor": max(1, config.n_latents // config.d_in),
+        "normalize_decoder": False,
+        "num_latents": config.n_latents,
+        "k": config.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": config.d_in,
+        "metadata": _place(header),
+    }
+    return "sae.safetensors", {renamed.get(name, name): tensor for name, tensor in tensors.items()}, settings
+
+
+def _place(header: SAEHeader) -> dict[str, str]:
+    """Read again by `sae-eraser import`."""
+    return {
+        "hook_name": header.hookpoint,
+        "sae_eraser_model_family": header.model_family,
+        "sae_eraser_hooked": header.hooked,
+    }
+
+
+def _folded(sae: SparseAutoencoder) -> dict[str, torch.Tensor]:
+    """Weights that take x as it is, with the same latents and reconstruction."""
+    return {
+        "W_enc": sae.W_enc * sae.input_scale,
+        "b_enc": sae.b_enc,
+        "W_dec": sae.W_dec / sae.input_scale,
+        "b_dec": sae.b_dec / sae.input_scale + sae.input_shift,
+    }
+
+
+EXPORTERS: dict[str, Callable[[SparseAutoencoder, SAEHeader], Export]] = {
+    "saelens": _to_saelens,
+    "sparsify": _to_sparsify,
+}

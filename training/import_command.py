@@ -1,0 +1,113 @@
+"""`sae-eraser import`: another tool's SAE as an SAE file of ours."""
+
+import argparse
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from ..sae_ops.file import SAEHeader, is_sae_file, save_sae
+from ..sae_ops.formats import known_formats, no_statistics, read_foreign
+from .concept_tables import Settings, concepts_of_table, read_settings
+from .info_command import show
+
+REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")
+"""Of Hugging Face, with or without a folder in it."""
+
+
+def add_command(commands) -> None:
+    """Adds `import` to the subcommands of argparse."""
+    command = commands.add_parser("import", help="turn another tool's SAE into an SAE file")
+    command.set_defaults(command=run)
+    command.add_argument(
+        "path",
+        help="a file, a folder, or a repository on Hugging Face (owner/name, owner/name/folder), in one of the formats "
+        f"{', '.join(known_formats())}",
+    )
+    command.add_argument("--out", type=Path, required=True, help="the file to write, e.g. models/sae/mine.safetensors")
+    command.add_argument("--hookpoint", help="the block it was trained on, e.g. up_blocks.1.attentions.1")
+    command.add_argument("--model-family", help="ComfyUI's name of the model it was trained on, e.g. SD15 or SDXL")
+    command.add_argument("--hooked", choices=("output", "residual"), help="the block's output, or output minus input")
+    command.add_argument("--k", type=int, help="latents kept for each vector, where the files do not say")
+    command.add_argument("--threshold", type=float, help="what latents must exceed, where the files do not say")
+    command.add_argument("--concepts", type=Path, help="SAeUron's table of its concepts, cls_latents_dict_....pkl")
+    command.add_argument("--settings", type=Path, help="SAeUron's percentile and multiplier of each, class_params.pth")
+    command.add_argument("--group", default="object", help="what kind of concepts these are (default: %(default)s)")
+    command.add_argument(
+        "--percentile",
+        type=float,
+        default=Settings.percentile,
+        help="of concepts without settings (default: %(default)s)",
+    )
+    command.add_argument(
+        "--multiplier",
+        type=float,
+        default=Settings.multiplier,
+        help="of concepts without settings (default: %(default)s)",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an SAE file that exists")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises ValueError or OSError if something is wrong with what was asked for."""
+    if options.out.is_dir():
+        raise ValueError(f"{options.out} is a folder. Name the file as well: {options.out / 'sae.safetensors'}")
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(f"{options.out} exists. Choose another --out, or pass --overwrite to replace it.")
+    if options.settings and not options.concepts:
+        raise ValueError("--settings are of concepts; pass their table as well, with --concepts.")
+    path = _local(options.path)
+    if is_sae_file(path):
+        raise ValueError(f"{path} is an SAE file already. Put it into ComfyUI's models/sae.")
+    given = {name: getattr(options, name) for name in ("k", "threshold") if getattr(options, name) is not None}
+    foreign = read_foreign(path, given)
+    header = _placed(foreign.header, options, foreign.format)
+    statistics = no_statistics()
+    if options.concepts:
+        settings = read_settings(options.settings) if options.settings else {}
+        default = Settings(options.percentile, options.multiplier)
+        concepts, statistics = concepts_of_table(
+            options.concepts, header.autoencoder.n_latents, options.group, settings, default
+        )
+        header = replace(header, concepts=concepts)
+    save_sae(options.out, foreign.autoencoder, header, statistics)
+    print(f"imported from {foreign.format}")
+    show(options.out)
+
+
+def _placed(header: SAEHeader, options: argparse.Namespace, name: str) -> SAEHeader:
+    """The header with hookpoint and model family, told by the user or by the files."""
+    hookpoint = (options.hookpoint or header.hookpoint).removeprefix("unet.")
+    family = options.model_family or header.model_family
+    for value, option, example in (
+        (hookpoint, "--hookpoint", "up_blocks.1.attentions.1"),
+        (family, "--model-family", "SD15"),
+    ):
+        if not value:
+            raise ValueError(
+                f"{options.path} ({name}) does not say where in which model it belongs. Pass {option}, e.g. {example}."
+            )
+    return replace(header, hookpoint=hookpoint, model_family=family, hooked=options.hooked or header.hooked)
+
+
+def _local(path: str) -> Path:
+    """The path itself, or where a repository of this name was downloaded to. Raises ValueError."""
+    if Path(path).exists() or not REPOSITORY_ID.fullmatch(path):
+        return Path(path)
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ValueError(
+            f"{path} does not exist here; to download it from Hugging Face: pip install huggingface_hub"
+        ) from error
+    owner, name, *inner = path.split("/")
+    below = "/".join(inner) + "/" if inner else ""
+    wanted = [f"{below}*{suffix}" for suffix in (".json", ".safetensors", ".pt", ".pth", ".bin")]
+    try:
+        folder = huggingface_hub.snapshot_download(f"{owner}/{name}", allow_patterns=wanted)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} does not exist here, and Hugging Face does not give it ({reason}). Check the name and the network."
+        ) from error
+    return Path(folder, *inner)

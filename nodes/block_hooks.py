@@ -5,15 +5,18 @@ Torch forward hooks sit on the block only during one call of the diffusion model
 branches of the graph, whatever happens in between.
 """
 
+import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..sae_ops.hookpoints import Hookpoint, find_hookpoint
+from ..sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
+from .streams import Stream, picture_stream
 
 KEY = "sae_eraser"
 
@@ -26,7 +29,14 @@ class BlockHook:
     hooked: str
     """"output" or "residual" (output minus input)."""
     function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    """(x [images, d, height, width], sigma [images], is_cond [images]) -> x of the same shape."""
+    """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape."""
+
+    def __post_init__(self):
+        if self.hooked == "residual" and not self.hookpoint.has_residual:
+            raise HookpointError(
+                f"{self.hookpoint.name} changes the shape of what passes through it, so there is no output minus input "
+                "(residual). Hook its output, or another block."
+            )
 
 
 def resolve_hookpoint(model: ModelPatcher, name: str) -> Hookpoint:
@@ -41,63 +51,95 @@ def model_family(model: ModelPatcher) -> str:
 
 def get_hooks(model: ModelPatcher) -> tuple[BlockHook, ...]:
     """The hooks that an earlier node of this pack put on the model."""
-    wrappers = model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY)
+    wrappers = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
     return wrappers[0].hooks if wrappers else ()
 
 
 def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatcher:
     """A clone of the model with exactly these hooks; the model given stays as it is."""
     clone = model.clone()
-    clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     if hooks:
-        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, HookedDiffusionModel(hooks))
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, HookedModel(hooks))
     return clone
 
 
-class HookedDiffusionModel:
-    """Wraps ComfyUI's call of the diffusion model and hooks its blocks for the time of the call."""
+class HookedModel:
+    """Wraps ComfyUI's call of the model and hooks blocks of the diffusion model for the time of the call."""
 
     def __init__(self, hooks: tuple[BlockHook, ...]):
         self.hooks = hooks
 
-    def __call__(self, executor, *args, **kwargs):
+    def __call__(self, executor, x, *args, **kwargs):
+        diffusion_model = executor.class_obj.diffusion_model
         options = _transformer_options(args, kwargs)
-        at_block = defaultdict(list)
-        for hook in self.hooks:
-            at_block[hook.hookpoint].append(hook)
-        ran: set[Hookpoint] = set()
-        handles = []
-        try:
-            for hookpoint, hooks in at_block.items():
-                block = executor.class_obj.get_submodule(hookpoint.path)
-                handles.append(block.register_forward_hook(_forward_hook(hookpoint, hooks, options, ran)))
-            result = executor(*args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for hookpoint in at_block.keys() - ran:
-            raise RuntimeError(
-                f"The block {hookpoint.name}, where concepts are erased, did not run in this step. Another node skips "
-                "or replaces it (a cache such as DeepCache, for instance); take that node out of the workflow."
-            )
-        return result
+
+        def find_stream(hookpoint: Hookpoint) -> Stream:
+            return picture_stream(hookpoint, diffusion_model, x)
+
+        with hooked_blocks(diffusion_model, self.hooks, find_stream, functools.partial(_rows, options)):
+            return executor(x, *args, **kwargs)
 
 
-def _forward_hook(hookpoint: Hookpoint, hooks: list[BlockHook], options: dict, ran: set):
-    def forward_hook(block, inputs, output):
-        ran.add(hookpoint)
-        sigma, is_cond = _rows(options, output.shape[0], output.device)
+@contextmanager
+def hooked_blocks(
+    model: torch.nn.Module, hooks: tuple[BlockHook, ...], find_stream: Callable[[Hookpoint], Stream], rows: Callable
+) -> Iterator[None]:
+    """Hooks blocks of the model for the time of one call. rows(images, device) -> sigma and is_cond [images].
+
+    Raises RuntimeError afterwards if a block did not run.
+    """
+    at_block = defaultdict(list)
+    for hook in hooks:
+        at_block[hook.hookpoint].append(hook)
+    ran: set[Hookpoint] = set()
+    handles = []
+    try:
+        for hookpoint, own in at_block.items():
+            before, after = _forward_hooks(find_stream(hookpoint), own, rows, ran)
+            block = model.get_submodule(hookpoint.path)
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_hook(after, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    for hookpoint in at_block.keys() - ran:
+        raise RuntimeError(
+            f"The block {hookpoint.name}, which SAE Eraser hooks, did not run in this step. Another node skips "
+            "or replaces it (a cache such as DeepCache, for instance); take that node out of the workflow."
+        )
+
+
+def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: set[Hookpoint]):
+    """Torch's hooks before and after the block."""
+    residual = any(hook.hooked == "residual" for hook in hooks)
+    inputs: list[torch.Tensor] = []
+
+    def before_block(block, args, kwargs):
+        if residual:
+            inputs.append(stream.input(args, kwargs).clone())  # some blocks write into it
+
+    def after_block(block, args, kwargs, returned):
+        ran.add(stream.hookpoint)
+        block_options = kwargs.get("transformer_options") or {}
+        tensor = stream.output(returned)
+        output = stream.to_map(tensor, block_options)
+        added = output - stream.to_map(inputs.pop(), block_options) if residual else output
+        sigma, is_cond = rows(output.shape[0], output.device)
         result = output
         for hook in hooks:
-            before = output - inputs[0] if hook.hooked == "residual" else output
+            before = added if hook.hooked == "residual" else output
             after = hook.function(before, sigma, is_cond)
             if after is before:
                 continue
             alone = hook.hooked == "output" and len(hooks) == 1
             result = after if alone else result + (after - before)
-        return result
+        if result is output:
+            return returned
+        return stream.with_output(returned, stream.with_map(tensor, block_options, result))
 
-    return forward_hook
+    return before_block, after_block
 
 
 def _transformer_options(args: tuple, kwargs: dict) -> dict:

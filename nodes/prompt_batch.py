@@ -41,6 +41,7 @@ def sample_prompts(
     latent_format = model.get_model_object("latent_format")
     scale = latent_format.spacial_downscale_ratio
     empty = torch.zeros(1, latent_format.latent_channels, height // scale, width // scale)
+    empty = comfy.sample.fix_empty_latent_channels(model, empty)  # a model for videos gets one frame
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in seeds])
     return comfy.sample.sample(
         model,
@@ -51,7 +52,7 @@ def sample_prompts(
         scheduler,
         encode_prompts(clip, prompts),
         encode_prompts(clip, [""]),
-        empty.repeat(len(seeds), 1, 1, 1),
+        torch.cat([empty] * len(seeds)),
         seed=seeds[0],
         disable_pbar=True,
     )

@@ -3,11 +3,13 @@
 import comfy.ops
 import pytest
 import torch
-from comfy.ldm.flux.model import Flux
+from comfy.ldm.hydit.models import HunYuanDiT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.utils import unet_to_diffusers
 
+from sae_eraser.nodes.block_hooks import BlockHook
 from sae_eraser.sae_ops.hookpoints import HookpointError, find_hookpoint, list_hookpoints
+from with_comfyui.small_models import call_model, relative_error, with_recorder
 
 SD15 = {
     "num_res_blocks": [2, 2, 2, 2],
@@ -128,8 +130,62 @@ def test_an_unknown_name_lists_those_there_are(unets):
         find_hookpoint(unets["SD15"], "up_blocks.9")
 
 
-def test_a_model_that_is_no_unet_is_refused():
-    flux = Flux.__new__(Flux)
-    torch.nn.Module.__init__(flux)
-    with pytest.raises(HookpointError, match="Flux is not a UNet.*SD1.5, SD2 and SDXL"):
-        list_hookpoints(flux)
+def test_resnets_that_resample_have_the_names_of_resamplers():
+    config = SD15 | {"num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [0, 0]}
+    config |= {"transformer_depth_output": [0, 0, 0, 0], "resblock_updown": True}
+    points = list_hookpoints(build(config))
+    assert [(point.name, point.path, point.width, point.has_residual) for point in points] == [
+        ("down_blocks.0.resnets.0", "input_blocks.1.0", 320, True),
+        ("down_blocks.0.downsamplers.0", "input_blocks.2.0", 320, False),
+        ("down_blocks.1.resnets.0", "input_blocks.3.0", 640, False),
+        ("mid_block.resnets.0", "middle_block.0", 640, True),
+        ("mid_block.attentions.0", "middle_block.1", 640, True),
+        ("mid_block.resnets.1", "middle_block.2", 640, True),
+        ("up_blocks.0.resnets.0", "output_blocks.0.0", 640, False),
+        ("up_blocks.0.resnets.1", "output_blocks.1.0", 640, False),
+        ("up_blocks.0.upsamplers.0", "output_blocks.1.1", 640, False),
+        ("up_blocks.1.resnets.0", "output_blocks.2.0", 320, False),
+        ("up_blocks.1.resnets.1", "output_blocks.3.0", 320, False),
+    ]
+
+
+def test_a_unet_for_videos_has_the_same_names(unets):
+    temporal = {
+        "use_temporal_attention": True,
+        "use_temporal_resblock": True,
+        "video_kernel_size": [3, 1, 1],
+        "merge_strategy": "learned_with_images",
+        "extra_ff_mix_layer": True,
+        "use_spatial_context": True,
+    }
+    video = build(SD15 | temporal)
+    assert list_hookpoints(video) == list_hookpoints(unets["SD15"])
+
+
+def test_output_minus_input_is_what_a_block_adds(world):
+    """At blocks that another hookpoint precedes, with nothing in between."""
+    inputs = {"x": torch.randn(1, 16, 8, 8), "sigma": torch.ones(1), "c_crossattn": torch.randn(1, 32, 48)}
+    recorded, outputs = with_recorder(world.model)
+    call_model(recorded, **inputs)
+    recorded, residuals = with_recorder(world.model, "residual")
+    call_model(recorded, **inputs)
+    for before, after in [
+        ("down_blocks.0.resnets.0", "down_blocks.0.attentions.0"),
+        ("mid_block.resnets.0", "mid_block.attentions.0"),
+        ("mid_block.attentions.0", "mid_block.resnets.1"),
+        ("up_blocks.0.resnets.1", "up_blocks.0.attentions.1"),
+    ]:
+        assert relative_error(residuals[after][0], outputs[after][0] - outputs[before][0]) < 1e-5, after
+
+
+def test_a_block_that_changes_the_width_has_no_output_minus_input(world):
+    point = find_hookpoint(world.model.model.diffusion_model, "up_blocks.0.resnets.0")
+    with pytest.raises(HookpointError, match="up_blocks.0.resnets.0 changes the shape.*Hook its output"):
+        BlockHook(point, "residual", lambda x, sigma, is_cond: x)
+
+
+def test_a_model_of_unknown_blocks_is_refused():
+    empty = HunYuanDiT.__new__(HunYuanDiT)
+    torch.nn.Module.__init__(empty)
+    with pytest.raises(HookpointError, match="HunYuanDiT.* not known.*SD1.5, SD2 and SDXL.*Stable Diffusion 3, Flux"):
+        list_hookpoints(empty)

@@ -1,6 +1,7 @@
 """Collect Activations: samples labelled prompts and writes the cache that training reads."""
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 import comfy.model_management
@@ -118,22 +119,16 @@ class CollectActivations(io.ComfyNode):
             for seed in range(seeds)
             for entry in read_prompts(_prompt_text(prompts))
         ]
-        kept = {
-            "keep_steps": keep_steps,
-            "keep_positions": keep_positions,
-            "sigma_min": sigma_min,
-            "sigma_max": sigma_max,
-            "branch": branch,
-        }
+        keep = Keep(keep_steps, keep_positions, sigma_min, sigma_max, branch)
         settings = CacheSettings(
             model_family(model),
             {point.name: point.width for point in points},
             hooked,
-            sampling | kept,
+            sampling | asdict(keep),
             images,
             storage,
         )
-        recorder = Recorder(Keep(keep_steps, keep_positions, sigma_min, sigma_max, branch))
+        recorder = Recorder(keep)
         hooks = tuple(BlockHook(point, hooked, recorder.function(point.name)) for point in points)
         recorded = with_hooks(model, (*get_hooks(model), *hooks))
 

@@ -8,7 +8,7 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
 from ..sae_ops.edit import PAPER_COMPAT, ConceptEdit, Erasure
-from ..sae_ops.largest import ScreenedEncoder, is_worthwhile
+from ..sae_ops.largest import ScreenedEncoder
 from ..sae_ops.paper_edit import PaperEdit
 from .block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
 from .sae_files import LoadedSAE
@@ -45,7 +45,7 @@ def whole_encoder(sae: LoadedSAE) -> ModelPatcher | None:
         return None
     if sae not in _encoders:
         device, storage = model_management.get_torch_device(), model_management.unet_offload_device()
-        encoder = ScreenedEncoder(sae.autoencoder.W_enc, sae.autoencoder.b_enc, is_worthwhile(device))
+        encoder = ScreenedEncoder(sae.autoencoder.W_enc, sae.autoencoder.b_enc, device)
         _encoders[sae] = ModelPatcher(encoder, load_device=device, offload_device=storage)
     return _encoders[sae]
 

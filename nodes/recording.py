@@ -12,9 +12,9 @@ COLLECTED_BRANCHES = ("cond", "both")
 class Keep:
     """Which of the model's calls, positions and halves are kept."""
 
-    steps: int = 0
+    keep_steps: int = 0
     """So many of the calls, spread evenly, the first and the last included; 0: all."""
-    positions: int = 0
+    keep_positions: int = 0
     """So many positions of every map, drawn at random; 0: all."""
     sigma_min: float = 0.0
     sigma_max: float = 0.0
@@ -77,8 +77,8 @@ class Recorder:
         kept: torch.Tensor | None = None
         if self.keep.sigma_min <= sigma[0] and (self.keep.sigma_max == 0 or sigma[0] <= self.keep.sigma_max):
             positions = vectors.shape[1]
-            if 0 < self.keep.positions < positions:
-                drawn = [draw_positions(image, call, positions, self.keep.positions) for image in self._images]
+            if 0 < self.keep.keep_positions < positions:
+                drawn = [draw_positions(image, call, positions, self.keep.keep_positions) for image in self._images]
                 index = torch.stack(drawn).to(vectors.device)
                 vectors = torch.take_along_dim(vectors, index[..., None], dim=1)
             kept = vectors.cpu()
@@ -98,7 +98,7 @@ class Recorder:
                 f"No call of the model has a noise level between sigma_min and sigma_max; they go from "
                 f"{max(levels):.4g} down to {min(levels):.4g}."
             )
-        return [calls[call] for call in spread(len(calls), self.keep.steps)]
+        return [calls[call] for call in spread(len(calls), self.keep.keep_steps)]
 
 
 def spread(calls: int, keep: int) -> list[int]:

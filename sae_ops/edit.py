@@ -13,7 +13,7 @@ import torch
 
 from .autoencoder import ACTIVATIONS, SparseAutoencoder
 from .concepts import Concept, ConceptStatistics, term_ranges
-from .largest import ScreenedEncoder, is_worthwhile
+from .largest import ScreenedEncoder
 
 MODES = ("scale", "ablate", "clamp", "replace")
 PAPER_COMPAT = "paper_compat"
@@ -105,7 +105,7 @@ class ConceptEdit:
         self._decoder = sae.W_dec[rows] / sae.input_scale
         self._threshold = sae.threshold[rows, None] if sae.config.activation == "jumprelu" else sae.threshold
         if sae.config.activation == "topk":
-            self._all = self._all or ScreenedEncoder(sae.W_enc, sae.b_enc, is_worthwhile(device))
+            self._all = self._all or ScreenedEncoder(sae.W_enc, sae.b_enc, device)
             self._rows, self._scale, self._shift = rows, sae.input_scale, sae.input_shift + sae.b_dec / sae.input_scale
 
     def to(self, device: torch.device) -> "ConceptEdit":

@@ -4,6 +4,9 @@ A dense product is several times as fast in bf16, on GPUs and on processors with
 for certain which few pre_acts may be among the largest; these are computed again in fp32, which decides.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,35 +18,54 @@ ROUNDING = 2.0**-8
 """bf16 is within this share of the number it stands for."""
 
 
-def largest(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest of x @ weight.T + bias for every vector, in no order: values and latents [vectors, count].
+Linear = Callable[[torch.Tensor], torch.Tensor]
+"""x [vectors, d] -> x @ weight.T + bias, [vectors, n]."""
 
-    x [vectors, d], weight [n, d], bias [n], all of one dtype.
-    """
+
+def largest(x: torch.Tensor, linear: Linear, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` largest of linear(x) for every vector, in no order: values and latents [vectors, count]."""
     blocks = x.split(VECTORS_PER_BLOCK) if x.device.type == "cpu" else [x]
-    chosen = [_largest_of_rows(F.linear(block, weight, bias), count) for block in blocks]
+    chosen = [_largest_of_rows(linear(block), count) for block in blocks]
     values, latents = zip(*chosen, strict=True)
     return torch.cat(values), torch.cat(latents)
+
+
+def bf16_linear(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
+    """For vectors in bf16; weight [n, d] and bias [n] of any dtype. A processor with AMX gets them laid out once."""
+    weight, bias = weight.detach().bfloat16(), bias.detach().bfloat16()
+    library = torch.ops.mkldnn
+    if weight.device.type == "cpu" and is_worthwhile(weight.device) and hasattr(library, "_linear_pointwise"):
+        packed = library._reorder_linear_weight(weight, VECTORS_PER_BLOCK)
+        return lambda x: library._linear_pointwise(x, packed, bias, "none", [], "")
+    return partial(F.linear, weight=weight, bias=bias)
 
 
 class ScreenedEncoder(nn.Module):
     """An encoder's weights, ready to find the largest pre_acts in fp32; screened in bf16 where that is faster."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, screens: bool):
-        """weight fp32 [n, d], bias fp32 [n]. screens: see is_worthwhile()."""
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, device: torch.device, screens: bool | None = None):
+        """weight fp32 [n, d], bias fp32 [n]. device: where the vectors will be; the weights may lie elsewhere.
+
+        screens: None is as is_worthwhile(device) says.
+        """
         super().__init__()
         weight, bias = weight.detach(), bias.detach()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
-        self.rough_weight = nn.Parameter(weight.bfloat16(), requires_grad=False) if screens else None
+        self.screens = is_worthwhile(device) if screens is None else screens
+        rough = weight.bfloat16() if self.screens else weight
+        on_cpu = device.type == "cpu"
+        self.rough_weight = nn.Parameter(rough, requires_grad=False) if self.screens and not on_cpu else None
+        self._packed = bf16_linear(rough, bias) if self.screens and on_cpu else None
         self._longest = weight.norm(dim=1).amax().item()
-        self._rounded_by = (weight - weight.bfloat16()).norm(dim=1).amax().item() if screens else 0.0
+        in_cache = weight.split(VECTORS_PER_BLOCK) if self.screens else []
+        self._rounded_by = max(((rows - rows.bfloat16()).norm(dim=1).amax().item() for rows in in_cache), default=0.0)
         self._largest_bias = bias.abs().amax().item()
 
     def largest(self, x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As largest(), of vectors fp32 [vectors, d]. The weights may lie on another device than x."""
-        if self.rough_weight is None or 2 * count >= len(self.weight):
-            return largest(x, self.weight.to(x.device), self.bias.to(x.device), count)
+        if not self.screens or 2 * count >= len(self.weight):
+            return largest(x, self._linear(x.device), count)
         rough, candidates = self._screen(x, count)
         return self._decide(x, rough, candidates, torch.ones_like(rough, dtype=torch.bool), count)
 
@@ -52,7 +74,7 @@ class ScreenedEncoder(nn.Module):
 
         x fp32 [vectors, d], latents int64 [m], their pre_acts fp32 [vectors, m].
         """
-        if self.rough_weight is None or 2 * count >= len(self.weight):
+        if not self.screens or 2 * count >= len(self.weight):
             _, chosen = self.largest(x, count)
             return (chosen[:, :, None] == latents).any(dim=1)
         rough, candidates = self._screen(x, count)
@@ -69,8 +91,13 @@ class ScreenedEncoder(nn.Module):
 
     def _screen(self, x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The 2 * count largest in bf16: values and latents."""
-        assert self.rough_weight is not None
-        return largest(x.bfloat16(), self.rough_weight.to(x.device), self.bias.to(x.device).bfloat16(), 2 * count)
+        if self.rough_weight is None:
+            assert self._packed
+            return largest(x.bfloat16(), self._packed, 2 * count)
+        return largest(x.bfloat16(), bf16_linear(self.rough_weight.to(x.device), self.bias.to(x.device)), 2 * count)
+
+    def _linear(self, device: torch.device) -> Linear:
+        return partial(F.linear, weight=self.weight.to(device), bias=self.bias.to(device))
 
     def _decide(
         self, x: torch.Tensor, rough: torch.Tensor, candidates: torch.Tensor, again: torch.Tensor, count: int
@@ -89,7 +116,7 @@ class ScreenedEncoder(nn.Module):
         certain = values.amin(dim=1) > left_out + self.error(x, left_out.abs())
         unsure = (~certain).nonzero()[:, 0]
         if len(unsure):
-            values[unsure], latents[unsure] = largest(x[unsure], weight, bias, count)
+            values[unsure], latents[unsure] = largest(x[unsure], self._linear(x.device), count)
         return values, latents
 
     def error(self, x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:

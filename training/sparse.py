@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..sae_ops.autoencoder import SparseAutoencoder
-from ..sae_ops.largest import ScreenedEncoder, chosen_dots, is_worthwhile, largest
+from ..sae_ops.largest import ScreenedEncoder, bf16_linear, chosen_dots, largest
 from .distributed import gathered, processes, rank
 
 
@@ -47,9 +47,9 @@ def kept_latents(sae: SparseAutoencoder, x: torch.Tensor, dtype: torch.dtype) ->
     k, n = sae.config.k, sae.config.n_latents
     centred = x - sae.b_dec
     if dtype == torch.float32:
-        find = ScreenedEncoder(sae.W_enc, sae.b_enc, is_worthwhile(x.device)).largest
+        find = ScreenedEncoder(sae.W_enc, sae.b_enc, x.device).largest
     else:
-        find = partial(largest, weight=sae.W_enc.to(dtype), bias=sae.b_enc.to(dtype))
+        find = partial(largest, linear=bf16_linear(sae.W_enc, sae.b_enc))
         centred = centred.to(dtype)
     if sae.config.activation == "topk":
         values, latents = find(centred, count=k)

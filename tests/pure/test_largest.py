@@ -1,10 +1,14 @@
 """The largest pre_acts: screening in bf16 never loses what fp32 would have chosen."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sae_eraser.sae_ops.largest import ScreenedEncoder, chosen_dots, largest
+from sae_eraser.sae_ops.largest import ScreenedEncoder, bf16_linear, chosen_dots, largest
+
+CPU = torch.device("cpu")
 
 
 def random_product(vectors: int, n: int, d: int, spread: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -18,9 +22,9 @@ def random_product(vectors: int, n: int, d: int, spread: float) -> tuple[torch.T
 def test_the_error_of_bf16_stays_below_its_bound(spread):
     x, weight, bias = random_product(200, 500, 96, spread)
     exact = F.linear(x.double(), weight.double(), bias.double())
-    rough = F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+    rough = bf16_linear(weight, bias)(x.bfloat16())
     error = (rough.double() - exact).abs().amax(dim=1)
-    bound = ScreenedEncoder(weight, bias, True).error(x, rough.float().abs().amax(dim=1))
+    bound = ScreenedEncoder(weight, bias, CPU, True).error(x, rough.float().abs().amax(dim=1))
     assert (error <= bound).all()
     assert (error > bound / 100).all(), "a bound that says nothing"
 
@@ -28,8 +32,8 @@ def test_the_error_of_bf16_stays_below_its_bound(spread):
 @pytest.mark.parametrize("spread", [0, 3])
 def test_the_largest_are_those_of_fp32(spread):
     x, weight, bias = random_product(700, 4096, 96, spread)
-    values, latents = ScreenedEncoder(weight, bias, True).largest(x, 16)
-    expected, places = largest(x, weight, bias, 16)
+    values, latents = ScreenedEncoder(weight, bias, CPU, True).largest(x, 16)
+    expected, places = largest(x, partial(F.linear, weight=weight, bias=bias), 16)
     assert torch.equal(latents.sort().values, places.sort().values)
     torch.testing.assert_close(values.sort().values, expected.sort().values, rtol=1e-5, atol=1e-4)
 
@@ -40,8 +44,8 @@ def test_are_largest_says_what_the_largest_of_fp32_say(screens, n, count):
     x, weight, bias = random_product(700, n, 96, 0)
     latents = torch.tensor([5, 3, 17, 20])
     pre_acts = F.linear(x, weight[latents], bias[latents])
-    found = ScreenedEncoder(weight, bias, screens).are_largest(x, latents, pre_acts, count)
-    _, chosen = largest(x, weight, bias, count)
+    found = ScreenedEncoder(weight, bias, CPU, screens).are_largest(x, latents, pre_acts, count)
+    _, chosen = largest(x, partial(F.linear, weight=weight, bias=bias), count)
     expected = (chosen[:, :, None] == latents).any(dim=1)
     assert torch.equal(found, expected)
     assert expected.any(dim=0).all() and not expected.all()
@@ -52,10 +56,10 @@ def test_latents_that_bf16_cannot_tell_apart_are_told_apart():
     x, weight, bias = random_product(50, 1000, 96, 0)
     weight[:400] = weight[0] * torch.linspace(1, 1.001, 400)[:, None]
     bias.zero_()
-    _, latents = ScreenedEncoder(weight, bias, True).largest(x, 16)
-    _, expected = largest(x, weight, bias, 16)
+    _, latents = ScreenedEncoder(weight, bias, CPU, True).largest(x, 16)
+    _, expected = largest(x, partial(F.linear, weight=weight, bias=bias), 16)
     assert torch.equal(latents.sort().values, expected.sort().values)
-    _, rough = largest(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), 16)
+    _, rough = largest(x.bfloat16(), bf16_linear(weight, bias), 16)
     assert not torch.equal(rough.sort().values, expected.sort().values)
 
 

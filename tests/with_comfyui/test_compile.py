@@ -21,3 +21,18 @@ def test_a_compiled_model_erases_and_follows_a_change_of_strength(model, sample)
         torch.testing.assert_close(latents, sample(erase(model, strength=strength), steps=1), rtol=1e-3, atol=1e-3)
         assert differs(latents, baseline)
     torch.testing.assert_close(sample(plain, steps=1), baseline)
+
+
+def test_compiling_after_the_eraser_is_compiling_before_it(model, sample):
+    after = sample(compiled(erase(model)), steps=1)
+    torch.testing.assert_close(after, sample(erase(model), steps=1), rtol=1e-3, atol=1e-3)
+    assert differs(after, sample(model, steps=1))
+
+
+def test_erased_and_plain_runs_alternate_on_one_compiled_model(model, sample):
+    plain = compiled(model)
+    erased = erase(plain)
+    expected = [sample(erase(model), steps=1), sample(model, steps=1)]
+    for _ in range(2):
+        for patched, latents in zip((erased, plain), expected, strict=True):
+            torch.testing.assert_close(sample(patched, steps=1), latents, rtol=1e-3, atol=1e-3)

@@ -110,7 +110,8 @@ def fit(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if ema:
-            torch._foreach_lerp_(average, parameters, 1 - min(ema, (step + 1) / (step + 10)))
+            with torch.no_grad():
+                torch._foreach_lerp_(average, parameters, 1 - min(ema, (step + 1) / (step + 10)))
         smooth = loss.item() if smooth is None else 0.99 * smooth + 0.01 * loss.item()
         progress.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if (step + 1) % 250 == 0 or step + 1 == steps:

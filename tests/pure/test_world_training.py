@@ -22,8 +22,8 @@ def trained(work: Path, ema: float, stop_at: int | None = None) -> torch.Tensor:
     def loss_of(step, generator):
         if step == stop_at:
             raise Stopped
-        x = torch.randn(8, 4, generator=generator)
-        return (layer(x) - x).square().mean()
+        x, target = torch.randn(2, 8, 4, generator=generator)
+        return (layer(x) - target).square().mean()
 
     fit("layer", work, {"layer": layer}, loss_of, STEPS, 1e-2, ema=ema)
     return layer.weight.detach()
@@ -39,4 +39,3 @@ def test_a_stopped_stage_ends_with_the_same_weights(tmp_path, ema):
             trained(tmp_path / "stopped", ema, stop_at)
     assert torch.equal(trained(tmp_path / "stopped", ema), straight)
     assert torch.equal(trained(tmp_path / "stopped", ema), straight), "a finished stage is only read"
-    assert not torch.allclose(straight, torch.eye(4), atol=1e-6)

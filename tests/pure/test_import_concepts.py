@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
-from sae_eraser.sae_ops.edit import Erasure
+from sae_eraser.sae_ops.edit import PAPER_COMPAT, Erasure
 from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.sae_ops.paper_edit import PaperEdit
 from sae_eraser.training.cli import main
@@ -113,7 +113,8 @@ def test_the_edit_of_the_paper_with_the_papers_table(path, table, tmp_path):
         path, N, "object", {"Birds": Settings(PERCENTILE, -3.0)}, Settings(PERCENTILE)
     )
     maps, step = torch.randn(1, 12, 3, 4, generator=generator), 5
-    edited = PaperEdit(sae, concepts, statistics, (Erasure(1),))(maps, ddim_sigmas(STEPS)[[step]], torch.tensor([True]))
+    birds = Erasure(1, mode=PAPER_COMPAT)
+    edited = PaperEdit(sae, concepts, statistics, (birds,))(maps, ddim_sigmas(STEPS)[[step]], torch.tensor([True]))
     x = maps[0].flatten(1).T
     z = sae.encode(x)
     after = z.clone()

@@ -32,7 +32,7 @@ bench: bench-train bench-erase  ## measure speed, each table against a peer in t
 bench-train: $(SETUP) .venv-bench/.ready  ## measure how fast SAEs are trained (half an hour on two cores)
 	PYTHONPATH=tests "$(PY)" -m benchmarks.train_speed
 
-bench-erase: $(SETUP)  ## measure what erasing costs beside a step of SD 1.5 and SDXL (ten minutes on two cores)
+bench-erase: $(SETUP)  ## measure what erasing costs beside a step of SD 1.5 and SDXL
 	PYTHONPATH=tests "$(PY)" -m benchmarks.erase_speed
 
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188

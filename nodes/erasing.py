@@ -25,6 +25,13 @@ class EraseFunction:
     edits: dict[torch.device, ConceptEdit | PaperEdit] = field(default_factory=dict)
     """The prepared edit on every device where it has run."""
 
+    def __post_init__(self):
+        if len({erasure.mode == PAPER_COMPAT for erasure in self.erasures}) > 1:
+            raise ValueError(
+                f"The mode {PAPER_COMPAT} cannot be combined with others in one SAE ('{self.sae.name}'). Choose it in "
+                "all of its erase nodes, or in none."
+            )
+
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         if x.device not in self.edits:
             self.edits[x.device] = self._prepared().to(x.device)
@@ -33,7 +40,7 @@ class EraseFunction:
     def _prepared(self) -> ConceptEdit | PaperEdit:
         sae = self.sae
         parts = (sae.autoencoder, sae.header.concepts, sae.statistics, self.erasures)
-        if any(erasure.mode == PAPER_COMPAT for erasure in self.erasures):
+        if self.erasures[0].mode == PAPER_COMPAT:
             return PaperEdit(*parts)
         encoder = whole_encoder(sae)
         return ConceptEdit(*parts, encoder.model if encoder else None)

@@ -72,7 +72,7 @@ class ConceptEdit:
         if not sae.config.is_editable:
             raise ValueError(f"{sae.config} cannot erase; only {', '.join(ACTIVATIONS)} without an input norm can.")
         if any(erasure.mode == PAPER_COMPAT for erasure in erasures):
-            raise ValueError(f"{PAPER_COMPAT} cannot be combined with other modes in one SAE. Choose it everywhere.")
+            raise ValueError(f"The mode {PAPER_COMPAT} belongs to PaperEdit alone.")
         self.sae, self.statistics, self._all = sae, statistics, encoder
         ranges = term_ranges(concepts)
         terms = [

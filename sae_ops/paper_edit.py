@@ -1,6 +1,7 @@
 """paper_compat: the edit as SAeUron published it, with its mistakes; for comparison only, never the default."""
 
 import copy
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -9,6 +10,7 @@ from .concepts import Concept, ConceptStatistics, term_ranges
 from .edit import PAPER_COMPAT, Erasure
 
 
+@dataclass(frozen=True, eq=False)
 class PaperEdit:
     """x' = 2 x^ - x + sum over erased latents i of (z'_i - z_i) W_dec[i], at every position.
 
@@ -20,21 +22,18 @@ class PaperEdit:
     Takes the arguments of ConceptEdit and is called like it. Raises ValueError on any mode but "paper_compat".
     """
 
-    def __init__(
-        self,
-        sae: SparseAutoencoder,
-        concepts: tuple[Concept, ...],
-        statistics: ConceptStatistics,
-        erasures: tuple[Erasure, ...],
-    ):
-        if {erasure.mode for erasure in erasures} != {PAPER_COMPAT}:
+    sae: SparseAutoencoder
+    concepts: tuple[Concept, ...]
+    statistics: ConceptStatistics
+    erasures: tuple[Erasure, ...]
+
+    def __post_init__(self):
+        if {erasure.mode for erasure in self.erasures} != {PAPER_COMPAT}:
             raise ValueError(f"{PAPER_COMPAT} cannot be combined with other modes in one SAE. Choose it everywhere.")
-        self.sae, self.statistics = sae, statistics
-        self.concepts, self.erasures = concepts, erasures
 
     def to(self, device: torch.device) -> "PaperEdit":
         """The same edit on another device."""
-        return PaperEdit(copy.deepcopy(self.sae).to(device), self.concepts, self.statistics.to(device), self.erasures)
+        return replace(self, sae=copy.deepcopy(self.sae).to(device), statistics=self.statistics.to(device))
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,8 @@ def show(path: Path) -> None:
     place = f"{header.model_family or 'unknown model'}, {header.hookpoint or 'unknown hookpoint'}"
     print(f"{path}: {place} ({header.hooked})")
     print(f"{sae.n_latents} latents of width {sae.d_in}, {sae.activation}, k = {sae.k}")
+    if not sae.is_editable:
+        print(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
     for name, value in header.training.get("validation", {}).items():
         print(f"{name}: {value}")
     for concept in header.concepts:

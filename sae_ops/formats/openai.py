@@ -4,12 +4,15 @@ encoder.weight [n, d], decoder.weight [d, n], pre_bias [d], latent_bias [n]. Ope
 function; sdxl-unbox has a config.json and wraps the tensors in {"state_dict"}.
 """
 
+from pathlib import Path
+
 import torch
 
 from ..autoencoder import SparseAutoencoder
 from ..file import SAEFileError
 from .assemble import assemble
 from .checkpoint import Checkpoint
+from .restricted_pickle import read_torch_file
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
@@ -73,8 +76,6 @@ def _assemble(checkpoint: Checkpoint, activation: str, k: int | None, input_norm
     )
 
 
-def _size(path) -> int:
-    from .restricted_pickle import read_torch_file
-
+def _size(path: Path) -> int:
     value = read_torch_file(path)
     return value.numel() if isinstance(value, torch.Tensor) else 0

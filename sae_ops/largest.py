@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .groups import COLUMNS_PER_GROUP, group_maxima, kth_largest, largest_of_rows
+
 VECTORS_PER_BLOCK = 256
 """On the CPU their pre_acts stay in the cache until the largest are chosen."""
-LATENTS_PER_GROUP = 8
+MOST_GROUPS = 8
+"""A vector that needs more groups than this for each latent that is kept is left to the dense product in fp32."""
 ROUNDING = 2.0**-8
 """bf16 is within this share of the number it stands for."""
 
@@ -24,8 +27,7 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 def largest(x: torch.Tensor, linear: Linear, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `count` largest of linear(x) for every vector, in no order: values and latents [vectors, count]."""
-    blocks = x.split(VECTORS_PER_BLOCK) if x.device.type == "cpu" else [x]
-    chosen = [_largest_of_rows(linear(block), count) for block in blocks]
+    chosen = [largest_of_rows(linear(block), count) for block in _blocks(x)]
     values, latents = zip(*chosen, strict=True)
     return torch.cat(values), torch.cat(latents)
 
@@ -64,53 +66,11 @@ class ScreenedEncoder(nn.Module):
 
     def largest(self, x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As largest(), of vectors fp32 [vectors, d]. The weights may lie on another device than x."""
-        if not self.screens or 2 * count >= len(self.weight):
+        if not self._can_screen(count):
             return largest(x, self._linear(x.device), count)
-        rough, candidates = self._screen(x, count)
-        return self._decide(x, rough, candidates, torch.ones_like(rough, dtype=torch.bool), count)
-
-    def are_largest(self, x: torch.Tensor, latents: torch.Tensor, pre_acts: torch.Tensor, count: int) -> torch.Tensor:
-        """Which of these latents are among the `count` largest of each vector, bool [vectors, m].
-
-        x fp32 [vectors, d], latents int64 [m], their pre_acts fp32 [vectors, m].
-        """
-        if not self.screens or 2 * count >= len(self.weight):
-            _, chosen = self.largest(x, count)
-            return (chosen[:, :, None] == latents).any(dim=1)
-        rough, candidates = self._screen(x, count)
-        smallest = rough.topk(count, dim=1).values[:, -1:].float()
-        above, error = pre_acts - smallest, self.error(x, smallest[:, 0].abs())[:, None]
-        found = above > error
-        unsure = (above.abs() <= error).any(dim=1).nonzero()[:, 0]
-        if len(unsure):
-            rough, error = rough[unsure], error[unsure]
-            close = (rough - smallest[unsure]).abs() <= 2 * error  # the others are in or out, whatever their error
-            _, chosen = self._decide(x[unsure], rough, candidates[unsure], close, count)
-            found[unsure] = (chosen[:, :, None] == latents).any(dim=1)
-        return found
-
-    def _screen(self, x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The 2 * count largest in bf16: values and latents."""
-        if self.rough_weight is None:
-            assert self._packed
-            return largest(x.bfloat16(), self._packed, 2 * count)
-        return largest(x.bfloat16(), bf16_linear(self.rough_weight.to(x.device), self.bias.to(x.device)), 2 * count)
-
-    def _linear(self, device: torch.device) -> Linear:
-        return partial(F.linear, weight=self.weight.to(device), bias=self.bias.to(device))
-
-    def _decide(
-        self, x: torch.Tensor, rough: torch.Tensor, candidates: torch.Tensor, again: torch.Tensor, count: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The largest of the candidates, those marked in `again` computed in fp32.
-
-        Of all latents, in fp32, for vectors whose candidates may lack one.
-        """
-        weight, bias = self.weight.to(x.device), self.bias.to(x.device)
-        chosen, counts = candidates[again], again.sum(dim=1)
-        exact = rough.float()
-        exact[again] = chosen_dots(x, weight, chosen, counts.cumsum(0) - counts) + bias[chosen]
-        values, places = exact.topk(count, dim=1, sorted=False)
+        rough, candidates = largest(x.bfloat16(), self._rough_linear(x.device), 2 * count)
+        starts = torch.arange(0, candidates.numel(), 2 * count, device=x.device)
+        values, places = self._dots(x, candidates.flatten(), starts).view_as(rough).topk(count, dim=1, sorted=False)
         latents = candidates.gather(1, places)
         left_out = rough.amin(dim=1).float()
         certain = values.amin(dim=1) > left_out + self.error(x, left_out.abs())
@@ -119,14 +79,98 @@ class ScreenedEncoder(nn.Module):
             values[unsure], latents[unsure] = largest(x[unsure], self._linear(x.device), count)
         return values, latents
 
-    def error(self, x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    def are_largest(self, x: torch.Tensor, latents: torch.Tensor, z: torch.Tensor, count: int) -> torch.Tensor:
+        """Which of these latents are positive and exceeded by fewer than `count` others, bool [vectors, m].
+
+        x fp32 [vectors, d], latents int64 [m], their ReLU(pre_acts) fp32 [vectors, m]. Needs no order among the
+        largest, so it looks only at latents that may exceed one of these.
+        """
+        if not self._can_screen(count):
+            return self._are_largest_in_fp32(x, latents, z, count)
+        error = self.error(x, 0)
+        blocks = zip(*map(_blocks, (x.bfloat16(), z, error)), strict=True)
+        found = [self._rivals(*block, count) for block in blocks]
+        asked, crowded, counts, rivals, values = map(torch.cat, zip(*found, strict=True))
+        owners = torch.repeat_interleave(counts)
+        columns = latents.new_full((len(self.weight),), -1)
+        columns[latents] = torch.arange(len(latents), device=x.device)
+        columns = columns[rivals]
+        known = columns >= 0
+        values = torch.where(known, z[owners, columns], values)
+
+        table = values.new_zeros(len(x), max(count, int(counts.max())))
+        listed = torch.arange(table.shape[1], device=x.device) < counts[:, None]
+        low, high = _bounds(kth_largest(table.masked_scatter_(listed, values), count), error)
+        unsure = (asked & (z >= low[:, None]) & (z <= high[:, None])).any(dim=1)
+        lowest, highest = _bounds(values, error[owners])
+        near = (highest >= low[owners]) & (lowest <= high[owners])  # those that decide which is the count-th largest
+        again = (near & ~known & unsure[owners]).nonzero()[:, 0]
+        computed = torch.bincount(owners[again], minlength=len(x))
+        values[again] = self._dots(x, rivals[again], computed.cumsum(0) - computed)
+        kept = asked & (z >= kth_largest(table.masked_scatter_(listed, values), count)[:, None])
+        if crowded.any():
+            kept[crowded] = self._are_largest_in_fp32(x[crowded], latents, z[crowded], count)
+        return kept
+
+    def _rivals(self, x: torch.Tensor, z: torch.Tensor, error: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+        """All latents that may exceed one of these, for vectors in bf16 and the errors of their products [vectors].
+
+        Returns which latents may be among the largest at all [vectors, m], which vectors have too many rivals to list
+        [vectors], how many the others have [vectors], and these rivals, vector by vector, with their pre_acts in bf16.
+        """
+        rough = self._rough_linear(x.device)(x).view(torch.int16)  # ordered as the numbers are, if not negative
+        groups = group_maxima(rough)
+        coarse = groups if groups.shape[1] >= 4 * count else rough
+        while coarse.shape[1] % COLUMNS_PER_GROUP == 0 and coarse.shape[1] >= 4 * count * COLUMNS_PER_GROUP:
+            coarse = group_maxima(coarse)
+        reached = kth_largest(coarse, count)  # by at least `count` latents
+        bound, _ = _bounds(reached.view(torch.bfloat16).float(), error)
+        asked = (z > 0) & (z >= bound[:, None])
+        least, _ = _bounds(z.masked_fill(~asked, torch.inf).amin(dim=1), error)
+        least = (least.view(torch.int32) >> 16).short()  # the bits of bf16, rounded down
+
+        owners, places = (groups >= least[:, None]).nonzero(as_tuple=True)
+        crowded = (least < 0) | (torch.bincount(owners, minlength=len(x)) > MOST_GROUPS * count)
+        if crowded.any():
+            few = ~crowded[owners]
+            owners, places = owners[few], places[few]
+        members = places[:, None] + torch.arange(0, rough.shape[1], groups.shape[1], device=x.device)
+        values = rough.take(owners[:, None] * rough.shape[1] + members)
+        which = (values >= least[owners][:, None]).nonzero(as_tuple=True)
+        counts = torch.bincount(owners[which[0]], minlength=len(x))
+        return asked, crowded, counts, members[which], values[which].view(torch.bfloat16).float()
+
+    def _are_largest_in_fp32(self, x: torch.Tensor, latents: torch.Tensor, z: torch.Tensor, count: int) -> torch.Tensor:
+        linear, kept = self._linear(x.device), []
+        for vectors, own in zip(_blocks(x), _blocks(z), strict=True):
+            values, _ = largest_of_rows(linear(vectors).index_copy_(1, latents, own), count)
+            kept.append((own > 0) & (own >= values.amin(dim=1)[:, None]))
+        return torch.cat(kept)
+
+    def _can_screen(self, count: int) -> bool:
+        return self.screens and 2 * count < len(self.weight)
+
+    def _linear(self, device: torch.device) -> Linear:
+        return partial(F.linear, weight=self.weight.to(device), bias=self.bias.to(device))
+
+    def _rough_linear(self, device: torch.device) -> Linear:
+        if self.rough_weight is None:
+            assert self._packed
+            return self._packed
+        return bf16_linear(self.rough_weight.to(device), self.bias.to(device))
+
+    def _dots(self, x: torch.Tensor, latents: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """pre_acts of chosen latents in fp32, as in chosen_dots."""
+        return chosen_dots(x, self.weight.to(x.device), latents, starts) + self.bias.to(x.device)[latents]
+
+    def error(self, x: torch.Tensor, size: torch.Tensor | float) -> torch.Tensor:
         """How far pre_acts in bf16 may be from the true ones, fp32 [vectors], if these are no larger than `size`.
 
         x fp32 [vectors, d], size [vectors]. With x' and w' for the rounded ones,
         |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'|; sums are fp32, and the result is rounded.
         """
-        rounded = x.bfloat16().float()
-        length = rounded.norm(dim=1)
+        rounded = x.bfloat16()
+        length = rounded.norm(dim=1, dtype=torch.float32)
         products = (x - rounded).norm(dim=1) * self._longest + length * self._rounded_by
         sums = x.shape[1] * 2.0**-23 * length * self._longest
         return products + sums + 2 * ROUNDING * (size + self._largest_bias)
@@ -149,13 +193,10 @@ def chosen_dots(x: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, starts
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(x, table, rows, starts, owners, 0)
 
 
-def _largest_of_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """topk that first finds the groups: the `count` largest lie in the `count` groups with the largest maxima."""
-    groups, rest = divmod(rows.shape[1], LATENTS_PER_GROUP)
-    if rest or groups < 2 * count:
-        values, latents = rows.topk(count, dim=1, sorted=False)
-        return values, latents
-    _, best = _largest_of_rows(rows.unflatten(1, (LATENTS_PER_GROUP, groups)).amax(dim=1), count)
-    members = (best[:, None] + groups * torch.arange(LATENTS_PER_GROUP, device=rows.device)[:, None]).flatten(1)
-    values, places = rows.gather(1, members).topk(count, dim=1, sorted=False)
-    return values, members.gather(1, places)
+def _blocks(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return x.split(VECTORS_PER_BLOCK) if x.device.type == "cpu" else (x,)
+
+
+def _bounds(values: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Between which the other of two numbers lies, one in bf16 and one true; error as of a size of 0."""
+    return values * (1 - 2 * ROUNDING) - error, values * (1 + 2 * ROUNDING) + error

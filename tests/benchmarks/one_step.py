@@ -41,7 +41,8 @@ MODELS = {
 """What ComfyUI finds in the published checkpoints."""
 HOOKPOINTS = {"SD15": "up_blocks.1.attentions.1", "SDXL": "up_blocks.0.attentions.1"}
 LATENTS = {"SD15": 64, "SDXL": 128}
-STEPS = 3
+STEPS = {"SD15": 3, "SDXL": 2}
+"""The first is slower; the fastest counts, of which an edit is the largest share."""
 
 
 def main() -> None:
@@ -74,12 +75,12 @@ def main() -> None:
             "y": torch.randn(2, 2816).bfloat16() if "adm_in_channels" in config else None,
         }
         seconds = []
-        for _ in range(STEPS):
+        for _ in range(STEPS[options.model]):
             began = time.perf_counter()
             model(**inputs)
             seconds.append(time.perf_counter() - began)
     save_file({"x": torch.nan_to_num(seen[-1]).contiguous()}, options.out)
-    print(json.dumps({"seconds": sorted(seconds)[STEPS // 2]}))
+    print(json.dumps({"seconds": min(seconds)}))
 
 
 if __name__ == "__main__":

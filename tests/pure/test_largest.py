@@ -38,17 +38,107 @@ def test_the_largest_are_those_of_fp32(spread):
     torch.testing.assert_close(values.sort().values, expected.sort().values, rtol=1e-5, atol=1e-4)
 
 
+def expected_largest(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, latents: torch.Tensor, count: int
+) -> torch.Tensor:
+    """By the definition: positive, and fewer than `count` others are larger. In fp64."""
+    pre_acts = F.linear(x.double(), weight.double(), bias.double())
+    above = torch.stack([(pre_acts > own[:, None]).sum(dim=1) for own in pre_acts[:, latents].T], dim=1)
+    return (above < count) & (pre_acts[:, latents] > 0)
+
+
+def found_largest(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, latents: torch.Tensor, count: int, screens: bool = True
+) -> torch.Tensor:
+    z = F.linear(x, weight[latents], bias[latents]).relu()
+    return ScreenedEncoder(weight, bias, CPU, screens).are_largest(x, latents, z, count)
+
+
 @pytest.mark.parametrize("screens", [True, False])
-@pytest.mark.parametrize("n, count", [(4096, 16), (24, 16)])
-def test_are_largest_says_what_the_largest_of_fp32_say(screens, n, count):
-    x, weight, bias = random_product(700, n, 96, 0)
-    latents = torch.tensor([5, 3, 17, 20])
-    pre_acts = F.linear(x, weight[latents], bias[latents])
-    found = ScreenedEncoder(weight, bias, CPU, screens).are_largest(x, latents, pre_acts, count)
-    _, chosen = largest(x, partial(F.linear, weight=weight, bias=bias), count)
-    expected = (chosen[:, :, None] == latents).any(dim=1)
-    assert torch.equal(found, expected)
-    assert expected.any(dim=0).all() and not expected.all()
+@pytest.mark.parametrize("n, count, spread", [(4096, 16, 0), (4096, 16, 3), (1001, 16, 0), (512, 100, 0), (24, 16, 0)])
+def test_are_largest_is_the_definition(screens, n, count, spread):
+    x, weight, bias = random_product(700, n, 96, spread)
+    latents = torch.randperm(n, generator=torch.Generator().manual_seed(1))[:20]
+    expected = expected_largest(x, weight, bias, latents, count)
+    assert torch.equal(found_largest(x, weight, bias, latents, count, screens), expected)
+    assert expected.sum() > 20 and not expected.all(dim=0).any()
+
+
+def test_are_largest_when_most_of_the_largest_are_asked_for():
+    x, weight, bias = random_product(700, 4096, 96, 0)
+    bias[:60] += 25
+    latents = torch.arange(80).flip(0)
+    expected = expected_largest(x, weight, bias, latents, 16)
+    assert torch.equal(found_largest(x, weight, bias, latents, 16), expected)
+    assert expected.sum(dim=1).float().mean() > 12
+
+
+@pytest.mark.parametrize("screens", [True, False])
+@pytest.mark.parametrize("size", [2, 40])
+def test_are_largest_with_whole_numbers(screens, size):
+    """All that tie for the 16th place are among the largest. With size 2 the products are exact in bf16, too, and most
+    vectors have ties; with size 40 the factors still are, but the products are rounded."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-size, size + 1, (300, 12), generator=generator).float()
+    weight = torch.randint(-size, size + 1, (2048, 12), generator=generator).float()
+    weight[1024:1536] = weight[:512]
+    bias = torch.randint(-1, 2, (2048,), generator=generator).float()
+    latents = torch.arange(0, 2048, 9)
+    expected = expected_largest(x, weight, bias, latents, 16)
+    assert torch.equal(found_largest(x, weight, bias, latents, 16, screens), expected)
+    pre_acts = F.linear(x, weight, bias)
+    tied = (pre_acts >= pre_acts.topk(16).values[:, -1:]).sum(dim=1) > 16
+    assert tied.float().mean() > (0.8 if size == 2 else 0.02)
+
+
+@pytest.mark.parametrize("bias_of_all", [-28.0, -1000.0])
+def test_are_largest_where_fewer_than_count_are_positive(bias_of_all):
+    x, weight, bias = random_product(300, 4096, 96, 0)
+    latents = torch.arange(0, 4096, 41)
+    expected = expected_largest(x, weight, bias + bias_of_all, latents, 16)
+    assert torch.equal(found_largest(x, weight, bias + bias_of_all, latents, 16), expected)
+    assert expected.any() == (bias_of_all == -28)
+    assert (F.linear(x, weight, bias + bias_of_all) > 0).sum(dim=1).amin() < 16
+
+
+@pytest.mark.parametrize("n, count", [(4096, 16), (512, 40)])
+def test_are_largest_where_bf16_says_nothing(n, count):
+    """Two channels are so large that their rounding hides all others, but together no latent reads them."""
+    x, weight, bias = random_product(300, n, 96, 0)
+    x[::2, :2], weight[:, 1] = torch.tensor([1036.1, 1035.9]), -weight[:, 0]
+    latents = torch.arange(20)
+    bound = ScreenedEncoder(weight, bias, CPU, True).error(x, 0)
+    assert (bound[::2] > F.linear(x, weight, bias).amax(dim=1)[::2]).all()
+    expected = expected_largest(x, weight, bias, latents, count)
+    assert torch.equal(found_largest(x, weight, bias, latents, count), expected)
+    assert expected[::2].any() and expected[1::2].any()
+
+
+def test_are_largest_where_bf16_is_far_off():
+    """Two channels nearly cancel each other; what is left of them is lost in bf16."""
+    x, weight, bias = random_product(300, 4096, 96, 0)
+    x[:, :2] += 300
+    weight[:, 1] = -weight[:, 0]
+    latents = torch.arange(3)
+    bias[latents] += 26
+    expected = expected_largest(x, weight, bias, latents, 16)
+    assert torch.equal(found_largest(x, weight, bias, latents, 16), expected)
+    rough = bf16_linear(weight, bias)(x.bfloat16()).float()
+    of_bf16 = rough[:, latents] >= rough.topk(16).values[:, -1:]
+    assert (of_bf16 != expected).sum() > 5
+
+
+@pytest.mark.parametrize("copies", [60, 400])
+def test_are_largest_among_latents_that_bf16_cannot_tell_apart(copies):
+    """Copies of one latent, each a little longer than the one before; all vectors look like it."""
+    x, weight, bias = random_product(300, 2048, 96, 0)
+    weight[:copies] = weight[0] * torch.linspace(1, 1.002, copies)[:, None]
+    x = weight[0] * torch.linspace(0.3, 3, 300)[:, None] + 0.1 * x
+    bias.zero_()
+    latents = torch.arange(copies - 30, copies)
+    expected = expected_largest(x, weight, bias, latents, 16)
+    assert torch.equal(found_largest(x, weight, bias, latents, 16), expected)
+    assert expected.float().mean() > 0.4 and not expected.all(dim=1).any()
 
 
 def test_latents_that_bf16_cannot_tell_apart_are_told_apart():

@@ -9,13 +9,15 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
 
 from ..sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
+from ..sae_ops.masks import Place
+from .places import find_place, note_sampled
 from .streams import Stream, picture_stream
 
 KEY = "sae_eraser"
@@ -28,8 +30,10 @@ class BlockHook:
     hookpoint: Hookpoint
     hooked: str
     """"output" or "residual" (output minus input)."""
-    function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    function: Callable[..., torch.Tensor]
     """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape."""
+    takes_place: bool = False
+    """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
 
     def __post_init__(self):
         if self.hooked == "residual" and not self.hookpoint.has_residual:
@@ -59,13 +63,19 @@ def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatche
     """A clone of the model with exactly these hooks; the model given stays as it is."""
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
+    if any(hook.takes_place for hook in hooks):
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled)
     if hooks:
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, HookedModel(hooks))
     return clone
 
 
 class HookedModel:
-    """Wraps ComfyUI's call of the model and hooks blocks of the diffusion model for the time of the call."""
+    """Wraps ComfyUI's call of the model and hooks blocks of the diffusion model for the time of the call.
+
+    Of several around one call only the outermost acts: that of a prompt (see ErasureHook), which has the model's hooks.
+    """
 
     def __init__(self, hooks: tuple[BlockHook, ...]):
         self.hooks = hooks
@@ -73,11 +83,18 @@ class HookedModel:
     def __call__(self, executor, x, *args, **kwargs):
         diffusion_model = executor.class_obj.diffusion_model
         options = _transformer_options(args, kwargs)
+        around = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options)
+        if self in around[1:]:
+            return executor(x, *args, **kwargs)
+        hooks = self.hooks
+        if any(hook.takes_place for hook in hooks):
+            place = find_place(x, options, diffusion_model)
+            hooks = tuple(_placed(hook, place) if hook.takes_place else hook for hook in hooks)
 
         def find_stream(hookpoint: Hookpoint) -> Stream:
             return picture_stream(hookpoint, diffusion_model, x)
 
-        with hooked_blocks(diffusion_model, self.hooks, find_stream, functools.partial(_rows, options)):
+        with hooked_blocks(diffusion_model, hooks, find_stream, functools.partial(_rows, options)):
             return executor(x, *args, **kwargs)
 
 
@@ -127,19 +144,30 @@ def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: 
         output = stream.to_map(tensor, block_options)
         added = output - stream.to_map(inputs.pop(), block_options) if residual else output
         sigma, is_cond = rows(output.shape[0], output.device)
-        result = output
+        changes = []
         for hook in hooks:
             before = added if hook.hooked == "residual" else output
             after = hook.function(before, sigma, is_cond)
-            if after is before:
-                continue
-            alone = hook.hooked == "output" and len(hooks) == 1
-            result = after if alone else result + (after - before)
-        if result is output:
+            if after is not before:
+                changes.append((before, after))
+        if not changes:
             return returned
+        if len(changes) == 1 and changes[0][0] is output:
+            result = changes[0][1]  # bit for bit
+        else:
+            result = sum((after - before for before, after in changes), output)
         return stream.with_output(returned, stream.with_map(tensor, block_options, result))
 
     return before_block, after_block
+
+
+def _placed(hook: BlockHook, place: Place) -> BlockHook:
+    """The hook for one call, in which x lies there."""
+
+    def function(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
+        return hook.function(x, sigma, is_cond, place)
+
+    return replace(hook, function=function, takes_place=False)
 
 
 def _transformer_options(args: tuple, kwargs: dict) -> dict:

@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..sae_ops.concepts import find_concept
-from ..sae_ops.edit import Erasure
-from .erase_concept import advanced_inputs
+from ..sae_ops.erasure import Erasure
+from .concept_inputs import branch_input, mask_input, mode_input, model_input, percent_inputs, read_mask
 from .erasing import erase, sigma_range
 from .load_sae import SAE
 
@@ -46,9 +46,7 @@ class EraseConcepts(io.ComfyNode):
             description="Takes several concepts of one SAE out of what the model can draw.",
             search_aliases=["unlearn", "remove concepts", "SAE", "concept erasure"],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model that samples. It is not changed; the output is a patched copy."
-                ),
+                model_input(),
                 SAE.Input("sae", tooltip="From Load SAE."),
                 io.String.Input(
                     "concepts",
@@ -57,16 +55,20 @@ class EraseConcepts(io.ComfyNode):
                     placeholder="star: 1.0, neon: 0.5",
                     tooltip="Concepts and strengths, separated by commas. 1 is the calibrated strength.",
                 ),
-                *advanced_inputs(),
+                *percent_inputs("Erase"),
+                mode_input(),
+                branch_input(),
+                mask_input("Erase"),
             ],
             outputs=[io.Model.Output(tooltip="The model without the concepts.")],
         )
 
     @classmethod
-    def execute(cls, model, sae, concepts, start_percent, end_percent, mode, branch) -> io.NodeOutput:
+    def execute(cls, model, sae, concepts, start_percent, end_percent, mode, branch, mask=None) -> io.NodeOutput:
+        where = read_mask(mask)
         start, end = sigma_range(model, start_percent, end_percent)
         erasures = tuple(
-            Erasure(find_concept(sae.header.concepts, name), strength, mode, start, end, branch)
+            Erasure(find_concept(sae.header.concepts, name), strength, mode, start, end, branch, where)
             for name, strength in parse_concepts(concepts)
             if strength > 0
         )

@@ -7,9 +7,13 @@ import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
-from ..sae_ops.edit import PAPER_COMPAT, ConceptEdit, Erasure
+from ..sae_ops.edit import ConceptEdit
+from ..sae_ops.erasure import PAPER_COMPAT, Erasure
+from ..sae_ops.hookpoints import Hookpoint
 from ..sae_ops.largest import ScreenedEncoder
+from ..sae_ops.masks import Place
 from ..sae_ops.paper_edit import PaperEdit
+from ..sae_ops.text_hookpoints import is_text_hookpoint
 from .block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
 from .sae_files import LoadedSAE
 
@@ -32,10 +36,10 @@ class EraseFunction:
                 "all of its erase nodes, or in none."
             )
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor, *place: Place) -> torch.Tensor:
         if x.device not in self.edits:
             self.edits[x.device] = self._prepared().to(x.device)
-        return self.edits[x.device](x, sigma, is_cond)
+        return self.edits[x.device](x, sigma, is_cond, *place)
 
     def _prepared(self) -> ConceptEdit | PaperEdit:
         sae = self.sae
@@ -65,11 +69,17 @@ def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -
     return float(sampling.percent_to_sigma(start_percent)), float(sampling.percent_to_sigma(end_percent))
 
 
-def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> ModelPatcher:
-    """A clone of the model that erases these concepts, besides those that earlier nodes erase.
+def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
+    """The SAE's place in the model.
 
-    Raises ValueError if the SAE was made for another model family or width, HookpointError if the block is missing.
+    Raises ValueError if the SAE was made for a text encoder, another model family or another width, HookpointError if
+    the block is missing.
     """
+    if is_text_hookpoint(sae.header.hookpoint):
+        raise ValueError(
+            f"The SAE '{sae.name}' belongs to a text encoder ({sae.header.hookpoint}). Use Erase Concept from Text "
+            "with it, before CLIP Text Encode."
+        )
     family = model_family(model)
     if sae.header.model_family != family:
         raise ValueError(
@@ -82,14 +92,29 @@ def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) ->
             f"The SAE '{sae.name}' reads {sae.header.autoencoder.d_in} channels, but {hookpoint.name} has "
             f"{hookpoint.width} in this model. Choose an SAE made for it."
         )
+    return hookpoint
+
+
+def add_erasures(
+    hooks: tuple[BlockHook, ...], hookpoint: Hookpoint, sae: LoadedSAE, erasures: tuple[Erasure, ...]
+) -> tuple[BlockHook, ...]:
+    """The hooks, with these erasures joined to those of the same SAE."""
     others = []
-    for hook in get_hooks(model):
+    for hook in hooks:
         if isinstance(hook.function, EraseFunction) and hook.function.sae is sae:
             erasures = hook.function.erasures + erasures
         else:
             others.append(hook)
-    added = BlockHook(hookpoint, sae.header.hooked, EraseFunction(sae, erasures))
-    erased = with_hooks(model, (*others, added))
+    masked = any(erasure.mask is not None for erasure in erasures)
+    return *others, BlockHook(hookpoint, sae.header.hooked, EraseFunction(sae, erasures), masked)
+
+
+def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> ModelPatcher:
+    """A clone of the model that erases these concepts, besides those that earlier nodes erase.
+
+    Raises as resolve_sae does.
+    """
+    erased = with_hooks(model, add_erasures(get_hooks(model), resolve_sae(model, sae), sae, erasures))
     saes = [hook.function.sae for hook in get_hooks(erased) if isinstance(hook.function, EraseFunction)]
     erased.set_additional_models(KEY, [encoder for encoder in map(whole_encoder, saes) if encoder])
     return erased

@@ -84,9 +84,13 @@ class Stream:
 
 def picture_stream(hookpoint: Hookpoint, diffusion_model: torch.nn.Module, latent: torch.Tensor) -> Stream:
     """For a call of the diffusion model with latents [images, channels, (frames,) height, width]."""
+    sizes = latent.shape[2:]
+    grid = tuple(math.ceil(size / side) for size, side in zip(sizes, patch_sides(diffusion_model, sizes), strict=True))
+    return Stream(hookpoint, grid, getattr(diffusion_model, "pad_tokens_multiple", None) or 1)
+
+
+def patch_sides(diffusion_model: torch.nn.Module, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Sides of a transformer's patches in latents, in every direction of latents of these sizes; 1 for UNets."""
     patch = getattr(diffusion_model, "patch_size", 1)
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    sizes = latent.shape[2:]
-    patch = ((1,) * len(sizes) + patch)[-len(sizes) :]
-    grid = tuple(math.ceil(size / side) for size, side in zip(sizes, patch, strict=True))
-    return Stream(hookpoint, grid, getattr(diffusion_model, "pad_tokens_multiple", None) or 1)
+    return ((1,) * len(sizes) + patch)[-len(sizes) :]

@@ -6,7 +6,7 @@ import torch
 from comfy.sd import CLIP
 
 from ..sae_ops.hookpoints import Hookpoint
-from ..sae_ops.text_hookpoints import find_text_hookpoint
+from ..sae_ops.text_hookpoints import check_is_read, find_text_hookpoint
 from .block_hooks import BlockHook, hooked_blocks
 from .streams import Stream
 
@@ -26,7 +26,7 @@ def with_text_hooks(clip: CLIP, hooks: tuple[BlockHook, ...]) -> CLIP:
     """A clone of the CLIP with exactly these hooks; the CLIP given stays as it is.
 
     They see maps [texts, d, tokens, 1]. A text has no noise level and does not know which half of the guidance it will
-    be: sigma is 1 and is_cond is True.
+    be: sigma is 1 and is_cond is True. Encoding raises HookpointError where a hook could have no effect.
     """
     clone = clip.clone()
     clone.cond_stage_model = HookedTextEncoder(_plain(clip), hooks) if hooks else _plain(clip)
@@ -43,6 +43,8 @@ class HookedTextEncoder:
         return getattr(self.__dict__["plain"], name)
 
     def encode_token_weights(self, tokens):
+        for hook in self.hooks:
+            check_is_read(self.plain, hook.hookpoint)
         with hooked_blocks(self.plain, self.hooks, Stream, _rows):
             return self.plain.encode_token_weights(tokens)
 

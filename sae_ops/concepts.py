@@ -18,9 +18,13 @@ class Concept:
     group: str
     """What kind of thing it is, e.g. "object" or "style"."""
     latents: tuple[int, ...]
-    """Rows of W_enc and W_dec that carry it; one after supervised training."""
+    """Rows of W_enc and W_dec that carry it; after supervised training the first is its own."""
     multiplier: float = -1.0
     """gamma of the edit `scale` at strength 1.0 (SAeUron, arXiv 2501.18052)."""
+    turn: float = 3.0
+    """How far the edit `turn` turns latents around at strength 1.0: z' = -turn * z."""
+    first_detects: bool = False
+    """The first latent tells which pictures show the concept: the others move only in maps in which it fires."""
     facts: dict = field(default_factory=dict)
     """Measured while training: accuracy, separation and the like. Not used for erasing."""
 
@@ -97,3 +101,9 @@ def term_ranges(concepts: tuple[Concept, ...]) -> list[range]:
         ranges.append(range(start, start + len(concept.latents)))
         start += len(concept.latents)
     return ranges
+
+
+def detecting_terms(concepts: tuple[Concept, ...]) -> list[range]:
+    """The same of those columns that tell whether a picture shows the concept."""
+    ranges = zip(concepts, term_ranges(concepts), strict=True)
+    return [terms[:1] if concept.first_detects else terms for concept, terms in ranges]

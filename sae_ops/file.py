@@ -137,6 +137,7 @@ def _concept(fields: dict, config: SAEConfig) -> Concept:
     concept = Concept(**{**fields, "latents": tuple(fields["latents"])})
     if any(not 0 <= latent < config.n_latents for latent in concept.latents):
         raise ValueError(f"'{concept.name}' points at a latent beyond the {config.n_latents} there are")
-    if not math.isfinite(concept.multiplier):
-        raise ValueError(f"the multiplier of '{concept.name}' is {concept.multiplier}")
+    for name in ("multiplier", "turn"):
+        if not math.isfinite(getattr(concept, name)):
+            raise ValueError(f"the {name} of '{concept.name}' is {getattr(concept, name)}")
     return concept

@@ -7,7 +7,7 @@ import torch
 
 from .autoencoder import SparseAutoencoder
 from .concepts import Concept, ConceptStatistics, term_ranges
-from .edit import PAPER_COMPAT, Erasure
+from .erasure import PAPER_COMPAT, Erasure
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,11 @@ TEXT_ENCODERS = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "
 """ComfyUI's names and those in diffusers' pipelines."""
 
 
+def is_text_hookpoint(name: str) -> bool:
+    """Whether a hookpoint of this name or module path is in a text encoder."""
+    return name.strip().partition(".")[0] in {*TEXT_ENCODERS, *TEXT_ENCODERS.values()}
+
+
 def list_text_hookpoints(text_encoder: nn.Module) -> list[Hookpoint]:
     """All layers of ComfyUI's cond_stage_model; raises HookpointError if there is no CLIP in it."""
     found = []
@@ -32,3 +37,17 @@ def list_text_hookpoints(text_encoder: nn.Module) -> list[Hookpoint]:
 def find_text_hookpoint(text_encoder: nn.Module, name: str) -> Hookpoint:
     """The hookpoint of this diffusers name or module path. Raises HookpointError, which lists those there are."""
     return choose_hookpoint(list_text_hookpoints(text_encoder), name.strip(), "text encoder")
+
+
+def check_is_read(text_encoder: nn.Module, hookpoint: Hookpoint) -> None:
+    """Raises HookpointError if what the prompt becomes is taken from a layer before this one.
+
+    Families differ in the layer, and ComfyUI's CLIP Set Last Layer changes it.
+    """
+    encoder: Any = getattr(text_encoder, hookpoint.path.partition(".")[0])
+    last = encoder.layer_idx % encoder.num_layers if encoder.layer == "hidden" else encoder.num_layers - 1
+    if int(hookpoint.path.rpartition(".")[2]) > last:
+        raise HookpointError(
+            f"{hookpoint.name} comes after layer {last}, from which the prompt is read here, so nothing done there has "
+            f"an effect. Take CLIP Set Last Layer out of the workflow, or use an SAE for layer {last} or one before."
+        )

@@ -33,13 +33,13 @@ def edit(x, *erasures, sae=None, concepts=CONCEPTS, statistics=None, sigma=SIGMA
 
 
 def reference(x, *erasures, sae, sigma=SIGMA, is_cond=BOTH) -> torch.Tensor:
-    """The same from the formula, in fp64, without any batching; the modes scale, ablate and clamp."""
+    """The same from the formula, in fp64, without any batching; all modes but replace."""
     result = x.double().clone()
     statistics = random_statistics()
     for image, row, column in torch.cartesian_prod(*(torch.arange(size) for size in (x.shape[0], *x.shape[2:]))):
         vector = x[image, :, row, column].double()
         z = latents(sae, vector)
-        after = z.clone()
+        after, turned = z.clone(), False
         for erasure in erasures:
             on = erasure.sigma_end <= sigma[image] <= erasure.sigma_start
             if not on or erasure.branch == ("uncond" if is_cond[image] else "cond"):
@@ -48,13 +48,19 @@ def reference(x, *erasures, sae, sigma=SIGMA, is_cond=BOTH) -> torch.Tensor:
             for term, latent in zip(term_ranges(CONCEPTS)[erasure.concept], concept.latents, strict=True):
                 if z[latent] <= mean(statistics, "overall", term, sigma[image]):
                     continue
+                turned |= erasure.mode == "turn"
                 target = {
+                    "turn": -concept.turn * z[latent],
                     "scale": concept.multiplier * mean(statistics, "with_concept", term, sigma[image]) * z[latent],
                     "ablate": 0.0,
                     "clamp": mean(statistics, "background", term, sigma[image]),
                 }[erasure.mode]
                 after[latent] = min(after[latent], z[latent] + erasure.strength * (target - z[latent]))
-        result[image, :, row, column] += (after - z) @ sae.W_dec.double() / sae.input_scale.double()
+        edited = vector + (after - z) @ sae.W_dec.double() / sae.input_scale.double()
+        if turned:
+            centre = sae.input_shift.double()
+            edited = centre + (edited - centre) * (vector - centre).norm() / (edited - centre).norm()
+        result[image, :, row, column] = edited
     return result
 
 
@@ -82,7 +88,7 @@ def mean(statistics: ConceptStatistics, name: str, term: int, sigma: float) -> f
     return float((1 - share) * table[upper - 1] + share * table[upper])
 
 
-@pytest.mark.parametrize("mode", ["scale", "ablate", "clamp"])
+@pytest.mark.parametrize("mode", ["turn", "scale", "ablate", "clamp"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_edit_is_the_formula(x, activation, mode):
     sae = random_sae(activation)
@@ -99,6 +105,7 @@ def test_the_edit_is_the_formula_with_all_modes_ranges_and_branches_at_once(x):
         Erasure(1, 1.0, "ablate", branch="cond"),
         Erasure(2, 0.3, "clamp", sigma_start=2.0),
         Erasure(3, 1.0, "scale", branch="uncond"),
+        Erasure(1, 0.5, "turn", sigma_start=0.5),
     )
     torch.testing.assert_close(
         edit(x, *erasures, sae=sae).double(), reference(x, *erasures, sae=sae), rtol=1e-5, atol=1e-5
@@ -124,7 +131,7 @@ def test_topk_leaves_a_latent_alone_that_passes_its_gate_but_is_not_among_the_k_
     assert result[0, :, 0].T.tolist() == [[1.0, 2.0, 0.0], [0.0, 1.0, 0.0]]
 
 
-@pytest.mark.parametrize("mode", ["scale", "ablate", "clamp", "replace"])
+@pytest.mark.parametrize("mode", ["turn", "scale", "ablate", "clamp", "replace"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_positions_where_nothing_fires_keep_their_bits(x, mode, dtype):
     x = x.to(dtype)
@@ -233,3 +240,39 @@ def test_nothing_is_recorded_for_gradients(x):
 def test_an_unknown_mode_or_branch_is_refused_with_those_there_are(wrong):
     with pytest.raises(ValueError, match="'(delete|left)'; known are .*(ablate|uncond)"):
         Erasure(0, **wrong)
+
+
+def detected_by_its_first(x: torch.Tensor, mode: str) -> torch.Tensor:
+    """Erases a concept of two latents, the first of which detects it, with an SAE whose latents are the channels."""
+    sae = SparseAutoencoder(SAEConfig(3, 3, "relu", 1)).requires_grad_(False)
+    sae.W_enc.copy_(torch.eye(3))
+    sae.W_dec.copy_(torch.eye(3))
+    gate = torch.full((1, 2), 0.5)
+    concept = Concept("first", "", (0, 1), first_detects=True)
+    statistics = ConceptStatistics(torch.ones(1), gate, gate, gate)
+    return edit(x, Erasure(0, mode=mode), sae=sae, concepts=(concept,), statistics=statistics, sigma=torch.ones(3))
+
+
+def test_where_the_first_latent_detects_the_others_move_only_in_maps_in_which_it_fires():
+    """Two maps of two positions; the first latent fires in the first position of the first map alone."""
+    x = torch.tensor([[[1.0, 0, 2], [0, 1, 2]], [[0.0, 1, 2], [0, 1, 2]]]).movedim(2, 1)[:, :, None]
+    result = detected_by_its_first(x, "ablate")
+    assert result[0, :, 0].T.tolist() == [[0, 0, 2], [0, 0, 2]]
+    assert torch.equal(result[1], x[1])
+
+
+def test_only_where_the_first_latent_fires_is_replaced():
+    x = torch.tensor([[[1.0, 0, 2], [0, 1, 3], [0, 0, 4]]]).movedim(2, 1)[:, :, None]
+    result = detected_by_its_first(x, "replace")
+    assert result[0, :, 0].T.tolist() == [[0, 1, 3], [0, 1, 3], [0, 0, 4]]
+
+
+def test_turning_is_away_from_the_concept_at_the_same_length_and_stronger_is_farther(x):
+    sae, before = random_sae(), x.movedim(1, -1) - random_sae().input_shift
+    decoder = sae.W_dec[CONCEPTS[0].latents[0]]
+    along = []
+    for strength in (0.0, 0.3, 1.0, 3.0, 30.0):
+        after = edit(x, Erasure(0, strength), sae=sae).movedim(1, -1) - sae.input_shift
+        torch.testing.assert_close(after.norm(dim=-1), before.norm(dim=-1))
+        along.append((after @ decoder).mean())
+    assert along == sorted(along, reverse=True) and along[-1] < along[0]

@@ -49,7 +49,7 @@ def clip(family):
 
 
 def recorder(clip):
-    """A clone, and what will pass at each hookpoint and into each encoder, call by call."""
+    """A clone that reads prompts from the last layer, and what will pass at each hookpoint, call by call."""
     seen: dict[str, list[torch.Tensor]] = {}
 
     def record(name):
@@ -60,7 +60,9 @@ def recorder(clip):
         return hook
 
     points = list_text_hookpoints(clip.cond_stage_model)
-    return with_text_hooks(clip, tuple(BlockHook(point, "output", record(point.name)) for point in points)), seen
+    recorded = with_text_hooks(clip, tuple(BlockHook(point, "output", record(point.name)) for point in points))
+    recorded.clip_layer(-1)
+    return recorded, seen
 
 
 def test_layers_have_diffusers_names(family, clip):

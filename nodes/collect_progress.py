@@ -1,4 +1,4 @@
-"""Says how far a collection is: at its node, in the terminal, and to `sae-eraser collect` at PROGRESS_PATH."""
+"""Says how far a long sampling is: at its node, in the terminal, and to the commands that ask at PROGRESS_PATH."""
 
 import comfy.utils
 from aiohttp import web
@@ -8,11 +8,11 @@ from tqdm import tqdm
 from ..training.progress import PROGRESS_PATH, progress_bar
 
 _running: dict = {}
-"""Of the collection that runs: its name, images done and in all, and the text at its node."""
+"""Of the node that runs: its name, images done and in all, and the text at its node."""
 
 
 class Progress:
-    """Of one collection; a context manager."""
+    """Of one run of a node; a context manager."""
 
     def __init__(self, name: str, node_id: str | None):
         self._name, self._node_id = name, node_id
@@ -27,21 +27,20 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, done: int, images: int, size: int, seconds_left: float) -> None:
-        """Images done and in all, bytes of them all, and the time that the rest is likely to take."""
-        text = (
-            f"{done} of {images} pictures, {size_text(size)} in all, {tqdm.format_interval(round(seconds_left))} left"
-        )
+    def show(self, done: int, images: int, size: int | None, seconds_left: float) -> None:
+        """Images done and in all, bytes of them all if they are kept, and the time that the rest is likely to take."""
+        kept = "" if size is None else f"{size_text(size)} in all, "
+        text = f"{done} of {images} pictures, {kept}{tqdm.format_interval(round(seconds_left))} left"
         _running.update(name=self._name, done=done, images=images, text=text)
         if self._bar is None or self._node_bar is None:
             self._bar = progress_bar(images)
             self._node_bar = comfy.utils.ProgressBar(images)
-        self._bar.n = done
+        self._bar.n, self._bar.total = done, images
         self._bar.set_description_str(f"{self._name}: {text}")
         server = getattr(PromptServer, "instance", None)
         if server is not None and self._node_id is not None:
             server.send_progress_text(text, self._node_id)
-        self._node_bar.update_absolute(done)
+        self._node_bar.update_absolute(done, images)
 
 
 def size_text(size: int) -> str:

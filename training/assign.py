@@ -86,3 +86,15 @@ def similarity(sae: SparseAutoencoder, images: LabelledImages) -> torch.Tensor:
     centred = sums / images.labels.sum(dim=0).clamp(min=1)[:, None] - total / len(images)
     unit = torch.nn.functional.normalize(centred, dim=1)
     return (unit @ unit.T).clamp(min=0).to(sae.W_enc.device)
+
+
+def companions(scores: torch.Tensor, own: list[int], count: int, taken: list[int]) -> list[tuple[int, ...]]:
+    """For each concept its own latent, and the `count - 1` best of those with a score above 0 that are nobody's own.
+
+    scores [concepts, n]; taken: own latents of further concepts. What the own latent does not carry of a concept, these
+    do; one may serve several concepts.
+    """
+    free = scores.clone()
+    free[:, [*own, *taken]] = 0
+    best, latents = free.topk(min(count - 1, free.shape[1]), dim=1)
+    return [(latent, *row[values > 0].tolist()) for latent, row, values in zip(own, latents, best, strict=True)]

@@ -12,9 +12,9 @@ from ..sae_ops.autoencoder import SAEConfig
 from ..sae_ops.concepts import Concept
 from ..sae_ops.file import SAEHeader, save_sae
 from . import distributed
-from .assign import assign_latents, concept_scores, latent_means, similarity
+from .assign import assign_latents, companions, concept_scores, latent_means, similarity
 from .cache import Cache, CacheError
-from .calibrate import calibrated_multipliers, concept_statistics, estimate_threshold
+from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .checkpoint import Checkpoints
 from .config import TrainingConfig
 from .data import LabelledImages, choose_images
@@ -273,19 +273,22 @@ def _finished(plan: Plan, order: Order, learner: Learner, latents: list[int], da
     sae, cache, base = learner.sae.requires_grad_(False), plan.cache, plan.base
     if base is None:
         estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
-    statistics = concept_statistics(sae, latents, data.training)
-    multipliers = calibrated_multipliers(sae, latents, data.training, statistics)
+    means = latent_means(sae, data.training)
+    taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
+    carriers = companions(concept_scores(means), latents, plan.config.concept_latents, taken)
+    statistics = concept_statistics(means, data.training.levels()[0], carriers)
     measurement = measure(sae, latents, data.validation)
     found = tuple(
         Concept(
             name,
             group,
-            (latent,),
-            multiplier,
-            {"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)},
+            own,
+            typical_multiplier(means, index, own[0]),
+            first_detects=True,
+            facts={"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)},
         )
-        for (group, name), latent, multiplier, accuracy, separation in zip(
-            plan.concepts, latents, multipliers, measurement.accuracy, measurement.separation, strict=True
+        for index, ((group, name), own, accuracy, separation) in enumerate(
+            zip(plan.concepts, carriers, measurement.accuracy, measurement.separation, strict=True)
         )
     )
     header = SAEHeader(
@@ -296,6 +299,7 @@ def _finished(plan: Plan, order: Order, learner: Learner, latents: list[int], da
         concepts=found,
         training={
             **asdict(plan.config),
+            "cache": cache.digest,
             "sampling": cache.settings.sampling,
             "images": len(cache.images),
             "validation": {

@@ -193,6 +193,12 @@ class Cache:
     def bytes(self) -> int:
         return sum(facts["bytes"] for facts in self._facts.values())
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings and of the checksums of all shards that can be read: the same for equal caches."""
+        facts = [asdict(self.settings), [[shard, self._facts[shard]["sha256"]] for shard in self.shards]]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
     def groups(self) -> dict[str, list[str]]:
         """Every group of labels and its names, in the order of first appearance."""
         found: dict[str, dict[str, None]] = {}

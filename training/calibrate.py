@@ -5,13 +5,9 @@ from collections.abc import Iterator
 import torch
 
 from ..sae_ops.autoencoder import SparseAutoencoder
-from ..sae_ops.concepts import ConceptStatistics
-from .assign import latent_means
-from .data import LabelledImages
+from ..sae_ops.concepts import Concept, ConceptStatistics
+from .assign import LatentMeans
 from .sparse import kept_latents
-
-DEPTH = 4.0
-"""Measured in ShapeCanvas: at 1 most objects stay visible, at 10 some come back."""
 
 
 @torch.no_grad()
@@ -31,44 +27,18 @@ def estimate_threshold(sae: SparseAutoencoder, batches: Iterator[torch.Tensor], 
     sae.threshold.copy_(torch.stack(smallest).mean())
 
 
-def concept_statistics(sae: SparseAutoencoder, latents: list[int], images: LabelledImages) -> ConceptStatistics:
-    """Mean activation of each concept's latent with the concept, without it and overall, at every cached noise level.
+def concept_statistics(means: LatentMeans, sigmas: torch.Tensor, latents: list[tuple[int, ...]]) -> ConceptStatistics:
+    """What the means say about the latents of each concept; sigmas [levels], ascending, those of the means."""
+    owners = [(concept, latent) for concept, own in enumerate(latents) for latent in own]
+    concepts, columns = (torch.tensor(index) for index in zip(*owners, strict=True))
+    shown, without = (table[concepts, :, columns].T.contiguous() for table in (means.with_concept, means.without))
+    return ConceptStatistics(sigmas, shown, without, means.overall[:, columns].contiguous())
 
-    latents: one for each concept of images.labels.
+
+def typical_multiplier(means: LatentMeans, concept: int, latent: int) -> float:
+    """The gamma with which `scale` does what `turn` does: gamma * mu(sigma, D_c) is -turn on average over noise levels.
+
+    -turn for a latent that never fires.
     """
-    means = latent_means(sae, images, latents)
-    levels, _ = images.levels()
-    with_concept, without = (
-        table.diagonal(dim1=0, dim2=2).contiguous() for table in (means.with_concept, means.without)
-    )
-    return ConceptStatistics(levels, with_concept, without, means.overall)
-
-
-@torch.no_grad()
-def calibrated_multipliers(
-    sae: SparseAutoencoder, latents: list[int], images: LabelledImages, statistics: ConceptStatistics
-) -> list[float]:
-    """For each concept the multiplier gamma that turns its own logit well around.
-
-    Moving the latent from z to z' moves the logit by (z' - z) W_enc[i] . W_dec[i]. gamma is such that a typical
-    activation of the concept, z' = gamma * mu_c * z, ends DEPTH times as far below the mean logit of pictures without
-    the concept as it stood above, so that what the latent does not catch is made up for.
-    """
-    fired, firings = torch.zeros(len(latents)), torch.zeros(len(latents))  # positions of pictures with the concept
-    quiet, positions = torch.zeros(len(latents)), torch.zeros(len(latents))  # positions of pictures without it
-    for maps, labels in images:
-        logits = sae.pre_acts(maps.flatten(0, 1).to(sae.W_enc.device))[:, latents].cpu()
-        fired += labels * logits.relu().sum(dim=0)
-        firings += labels * (logits > 0).sum(dim=0)
-        quiet += ~labels * logits.sum(dim=0)
-        positions += ~labels * len(logits)
-    multipliers = []
-    for column, latent in enumerate(latents):
-        if not firings[column] or not statistics.with_concept[:, column].any():
-            multipliers.append(-1.0)  # the latent never fires: nothing to go by
-            continue
-        typical, background = fired[column] / firings[column], quiet[column] / positions[column].clamp(min=1)
-        gain = (sae.W_enc[latent] @ sae.W_dec[latent]).clamp(min=0.1).cpu()
-        target = typical - (1 + DEPTH) * (typical - background) / gain
-        multipliers.append((target / typical / statistics.with_concept[:, column].mean()).item())
-    return multipliers
+    typical = float(means.with_concept[concept, :, latent].mean())
+    return -Concept.turn / (typical or 1.0)

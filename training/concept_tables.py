@@ -98,6 +98,22 @@ def concepts_of_table(
     names, means = read_table(path, n_latents)
     if unknown := settings.keys() - set(names):
         raise ValueError(f"{path} has no concept '{min(unknown)}', for which there are settings. It has: {names}.")
+    chosen = {name: settings.get(name, default) for name in names}
+    sigmas = ddim_sigmas(means.overall.shape[0]).flip(0)
+    try:
+        return select_concepts(means, sigmas, group, chosen)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def select_concepts(
+    means: LatentMeans, sigmas: torch.Tensor, group: str, settings: dict[str, Settings]
+) -> tuple[tuple[Concept, ...], ConceptStatistics]:
+    """SAeUron's concepts: at every noise level the latents whose score exceeds a percentile of all scores there.
+
+    sigmas [levels], ascending, those of the means; settings: those of every concept, in the order of the means.
+    Raises ValueError if no latent tells a concept from the others.
+    """
     steps = means.overall.shape[0]
     level_by_level = [
         concept_scores(LatentMeans(means.with_concept[:, [step]], means.without[:, [step]], means.overall[[step]]))
@@ -105,20 +121,18 @@ def concepts_of_table(
     ]
     scores = torch.stack(level_by_level, dim=1)  # [concepts, steps, latents]
     concepts, columns, chosen = [], [], []
-    for index, name in enumerate(names):
-        own = settings.get(name, default)
+    for index, (name, own) in enumerate(settings.items()):
         selected = torch.stack([step > torch.quantile(step, own.percentile / 100) for step in scores[index]])
         latents = selected.any(dim=0).nonzero()[:, 0]
         if not len(latents):
-            raise ValueError(f"{path}: no latent tells '{name}' from the others. Lower the percentile.")
+            raise ValueError(f"No latent tells '{name}' from the others. Lower the percentile.")
         facts = {"percentile": own.percentile, "score": float(scores[index, :, latents].mean(dim=0).max())}
-        concepts.append(Concept(name, group, tuple(latents.tolist()), own.multiplier, facts))
+        concepts.append(Concept(name, group, tuple(latents.tolist()), own.multiplier, facts=facts))
         columns.append(
             [table[:, latents] for table in (means.with_concept[index], means.without[index], means.overall)]
         )
         chosen.append(selected[:, latents])
     shown, background, overall = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
-    sigmas = ddim_sigmas(steps).flip(0)
     return tuple(concepts), _gated(sigmas, shown, background, overall, torch.cat(chosen, dim=1))
 
 

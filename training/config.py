@@ -13,6 +13,7 @@ class TrainingConfig:
     unsupervised_steps: int = 1000
     """0 trains both losses from the start, with latents assigned at random."""
     supervised_steps: int = 800
+    """0 leaves the SAE unsupervised, each concept on the latent with its best score."""
     vectors: int = 2048
     """Activation vectors a step in the unsupervised phase."""
     maps: int = 96
@@ -31,6 +32,8 @@ class TrainingConfig:
     """Of the silence loss, likewise within it."""
     assignment: str = "greedy"
     """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum of scores."""
+    concept_latents: int = 8
+    """Latents of every concept: its own, and those that carry most of what it does not."""
     validations: int = 20
     """How often each phase is measured on images held out; the best weights are kept."""
     patience: int = 5
@@ -44,10 +47,11 @@ class TrainingConfig:
             raise ValueError(f"Unknown precision '{self.precision}'; known are {', '.join(PRECISIONS)}.")
         if self.assignment not in ASSIGNMENTS:
             raise ValueError(f"Unknown assignment '{self.assignment}'; known are {', '.join(ASSIGNMENTS)}.")
-        for name in ("supervised_steps", "vectors", "maps", "validations", "patience"):
+        for name in ("vectors", "maps", "concept_latents", "validations", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but must be above 0.")
-        if self.unsupervised_steps < 0:
-            raise ValueError(f"unsupervised_steps is {self.unsupervised_steps}, but must be at least 0.")
+        for name in ("unsupervised_steps", "supervised_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0.")

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import itertools
 import os
-import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from .cache import Cache
 from .config import ASSIGNMENTS, PRECISIONS, TrainingConfig
 from .info_command import show
 from .report import write_report
+from .train_progress import CHECK, PROGRESS, TrainProgress
 
 DEFAULT_K = 32
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS}
@@ -28,6 +28,7 @@ OPTIONS = {
     "learning_rate": "Adam's (default: 2e-4 / sqrt(latents / 2^14))",
     "precision": "of the encoder's product",
     "assignment": "how latents are given to concepts",
+    "concept_latents": "latents of every concept: its own, and those that carry most of what it does not",
     "concept_weight": "of the concept loss beside the reconstruction",
     "decorrelation_weight": "of the decorrelation within it",
     "silence_weight": "of the silence, likewise: latents shall not fire where their concept is not",
@@ -70,6 +71,9 @@ def add_command(commands) -> None:
     train.add_argument("--restart", action="store_true", help="forget an unfinished training of the same --out")
     train.add_argument("--overwrite", action="store_true", help="replace an SAE file that exists")
     train.add_argument("--skip-bad-shards", action="store_true", help="train without missing and damaged shards")
+    train.add_argument(
+        "--progress", choices=PROGRESS, default="bars", help="json: lines of JSON on stdout, for programs"
+    )
     train.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="also write curves for TensorBoard")
 
 
@@ -91,15 +95,15 @@ def _run(options: argparse.Namespace) -> None:
     _check_outputs(options, orders)
     if options.tensorboard:
         _summary_writer()
-    _verify(cache, speaks)
-    with contextlib.closing(_Bars(speaks)) as bars:
+    with contextlib.closing(PROGRESS[options.progress](speaks)) as progress:
+        _verify(cache, progress, speaks)
         made = build_saes(
             plan,
             memory=int(options.memory * 2**30),
             checkpoints=options.out.with_name(options.out.stem + ".training"),
             checkpoint_seconds=60 * options.checkpoint_minutes,
             restart=options.restart,
-            progress=bars.show,
+            progress=progress.show,
         )
     if not speaks:
         return
@@ -150,40 +154,15 @@ def _check_outputs(options: argparse.Namespace, orders: list[Order]) -> None:
             raise ValueError(f"{order.out.parent} cannot be written. Choose another --out.")
 
 
-def _verify(cache: Cache, speaks: bool) -> None:
+def _verify(cache: Cache, progress: TrainProgress, speaks: bool) -> None:
     """Every process does it, so that all leave out the same shards."""
-    with tqdm(
-        total=cache.bytes, desc="check shards", unit="B", unit_scale=True, leave=False, disable=not speaks
-    ) as bar:
-        for size in cache.verify():
-            bar.update(size)
+    total, done = cache.bytes, 0
+    for size in cache.verify():
+        done += size
+        progress.show(CHECK, done, total, {})
+    progress.close()
     if cache.bad_shards and speaks:
         tqdm.write(f"Training without {len(cache.bad_shards)} bad shards: {', '.join(cache.bad_shards)}")
-
-
-class _Bars:
-    """One progress line for each phase: steps, vectors a second, and the numbers of the first SAE."""
-
-    def __init__(self, speaks: bool):
-        self._speaks = speaks
-        self._phase, self._bar, self._seen = "", tqdm(disable=True), (0, 0.0)
-
-    def show(self, phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
-        now = time.monotonic()
-        if phase != self._phase:
-            self._bar.close()
-            self._phase, self._seen = phase, (step, now)
-            self._bar = tqdm(total=steps, initial=step, desc=phase, unit="step", disable=not self._speaks)
-        shown = {name: f"{value:.4g}" for name, value in numbers.items() if name != "vectors"}
-        if now > self._seen[1]:
-            rate = (step - self._seen[0]) * numbers["vectors"] / (now - self._seen[1])
-            shown["vectors/s"] = f"{rate:,.0f}"
-        self._seen = (step, now)
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(step - self._bar.n)
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def _summary_writer() -> type:

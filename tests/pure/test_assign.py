@@ -5,7 +5,14 @@ import torch
 
 from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
 from pure.random_sae import random_sae
-from sae_eraser.training.assign import LatentMeans, assign_latents, concept_scores, latent_means, similarity
+from sae_eraser.training.assign import (
+    LatentMeans,
+    assign_latents,
+    companions,
+    concept_scores,
+    latent_means,
+    similarity,
+)
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.data import LabelledImages
 
@@ -105,3 +112,10 @@ def test_concepts_that_want_the_same_latent_all_get_one_each(method):
 def test_fewer_latents_than_concepts_are_refused(method):
     with pytest.raises(ValueError, match="3 concepts.* 2.*larger"):
         assign_latents(torch.zeros(3, 2), method)
+
+
+def test_companions_are_the_best_of_those_that_are_no_concepts_own_and_speak_for_the_concept():
+    scores = torch.tensor([[0.9, 0.5, 0.4, 0.3, 0.1, 0.2], [0.8, 0.7, -0.1, 0.2, -0.3, 0.6]])
+    assert companions(scores, [0, 1], 4, taken=[5]) == [(0, 2, 3, 4), (1, 3)]
+    assert companions(scores, [0, 1], 2, taken=[5]) == [(0, 2), (1, 3)]
+    assert companions(scores, [0, 1], 1, taken=[]) == [(0,), (1,)]

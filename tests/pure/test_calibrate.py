@@ -8,13 +8,10 @@ import torch
 from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
+from sae_eraser.sae_ops.concepts import Concept
+from sae_eraser.training.assign import latent_means
 from sae_eraser.training.cache import Cache
-from sae_eraser.training.calibrate import (
-    DEPTH,
-    calibrated_multipliers,
-    concept_statistics,
-    estimate_threshold,
-)
+from sae_eraser.training.calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.learner import new_autoencoder
 
@@ -66,37 +63,25 @@ def test_topk_has_no_threshold():
 
 
 def test_statistics_are_plain_means_over_pictures_and_positions(planted, images):
-    sae = random_sae("topk", d=16)
-    statistics = concept_statistics(sae, [4, 9, 4, 0, 1], images)
-    z = sae.encode(planted.maps.half().float())[..., [4, 9, 4, 0, 1]].mean(dim=2).flip(1)  # noise rising
+    sae, latents = random_sae("topk", d=16), [(4, 2), (9,), (4,), (0,), (1, 3, 2)]
+    statistics = concept_statistics(latent_means(sae, images), images.levels()[0], latents)
+    z = sae.encode(planted.maps.half().float()).mean(dim=2).flip(1)  # noise rising
     assert statistics.sigmas.tolist() == [0.5, 2.0, 8.0]
-    for column, shows in enumerate(planted.labels().T):
-        torch.testing.assert_close(statistics.with_concept[:, column], z[shows][..., column].mean(dim=0))
-        torch.testing.assert_close(statistics.background[:, column], z[~shows][..., column].mean(dim=0))
-        torch.testing.assert_close(statistics.overall[:, column], z[..., column].mean(dim=0))
+    terms = [(shows, latent) for shows, own in zip(planted.labels().T, latents, strict=True) for latent in own]
+    for column, (shows, latent) in enumerate(terms):
+        torch.testing.assert_close(statistics.with_concept[:, column], z[shows][..., latent].mean(dim=0))
+        torch.testing.assert_close(statistics.background[:, column], z[~shows][..., latent].mean(dim=0))
+        torch.testing.assert_close(statistics.overall[:, column], z[..., latent].mean(dim=0))
 
 
-def test_a_multiplier_puts_the_logit_depth_times_as_far_below_the_background_as_it_stood_above(planted, images):
-    """z' = gamma mu z moves the logit by (z' - z) W_enc . W_dec."""
-    sae, maps = random_sae("relu", d=16), planted.maps.half().float()
-    latents, gains = [4, 9, 2, 0, 1], (1.0, 0.5, 2.0, 0.7, 1.3)
-    sae.W_enc[latents] = sae.W_dec[latents] * torch.tensor(gains)[:, None]
-    sae.b_enc -= sae.pre_acts(maps).mean(dim=(0, 1, 2))  # so that all of them fire somewhere
-    statistics = concept_statistics(sae, latents, images)
-    logits = sae.pre_acts(maps)[..., latents]
-    found = calibrated_multipliers(sae, latents, images, statistics)
-    for column, (shows, gain) in enumerate(zip(planted.labels().T, gains, strict=True)):
-        fires = logits[shows][..., column].clamp(min=0)
-        typical, background = fires.sum() / (fires > 0).sum(), logits[~shows][..., column].mean()
-        z_after = found[column] * statistics.with_concept[:, column].mean() * typical
-        logit_after = typical + (z_after - typical) * gain
-        torch.testing.assert_close(logit_after - background, -DEPTH * (typical - background), rtol=1e-3, atol=1e-3)
+def test_the_multiplier_turns_a_latent_around_at_a_typical_noise_level(planted, images):
+    means = latent_means(random_sae("topk", d=16), images)
+    typical = means.with_concept[1, :, 9]
+    assert typical.mean() > 0
+    torch.testing.assert_close((typical_multiplier(means, 1, 9) * typical).mean(), torch.tensor(-Concept.turn))
 
 
 def test_a_latent_that_never_fires_gets_the_plain_multiplier(images):
     sae = random_sae("topk", d=16)
     sae.b_enc[4] = -1000
-    latents = [4, 9, 2, 0, 1]
-    multipliers = calibrated_multipliers(sae, latents, images, concept_statistics(sae, latents, images))
-    assert multipliers[0] == -1.0
-    assert -1.0 not in multipliers[1:]
+    assert typical_multiplier(latent_means(sae, images), 0, 4) == -Concept.turn

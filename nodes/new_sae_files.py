@@ -1,0 +1,28 @@
+"""Where nodes write new SAE files."""
+
+from pathlib import Path
+
+import folder_paths
+
+from .sae_files import FOLDER
+
+
+def new_sae_path(name: str) -> Path:
+    """models/sae/NAME.safetensors. Raises ValueError if the name would lead out of models/sae."""
+    root = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
+    bare = name.strip().removesuffix(".safetensors")
+    path = (root / f"{bare}.safetensors").resolve()
+    if not bare or not path.is_relative_to(root) or path.stem != Path(bare).name:
+        raise ValueError(f"'{name}' is no usable name for an SAE file. Use letters, digits, '-' and '_'.")
+    return path
+
+
+def refuse_to_replace(path: Path) -> None:
+    """Raises ValueError if there is a file."""
+    if path.exists():
+        raise ValueError(f"{path} exists. Choose another name, or set overwrite to replace it.")
+
+
+def name_in_lists(path: Path) -> str:
+    """The name under which the dropdowns have a file of models/sae."""
+    return str(path.relative_to(Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()))

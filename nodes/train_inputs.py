@@ -1,0 +1,119 @@
+"""Inputs of Train SAE."""
+
+from comfy_api.latest import io
+
+
+def train_inputs() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "cache",
+            default="my_cache",
+            tooltip="Name of a folder in output/sae_cache, or a whole path. Connect Collect Activations here.",
+        ),
+        io.String.Input("name", default="my_sae", tooltip="The SAE goes to models/sae/NAME.safetensors."),
+        io.String.Input("hookpoint", default="", tooltip="Which of the cache's blocks; empty if it holds one alone."),
+        io.String.Input(
+            "groups",
+            default="",
+            tooltip="Which groups of labels become concepts, separated by commas; empty for all.",
+        ),
+        io.Int.Input(
+            "latents",
+            default=0,
+            min=0,
+            max=2**20,
+            tooltip="Number of latents; 0 is 16 times the block's width. Fewer need less memory.",
+        ),
+        io.Int.Input("k", default=32, min=1, max=4096, tooltip="Latents kept for each vector."),
+        io.Int.Input(
+            "unsupervised_steps",
+            default=1000,
+            min=0,
+            max=10**7,
+            tooltip="Steps that learn to reconstruct; 0 trains both at once from random latents.",
+        ),
+        io.Int.Input(
+            "supervised_steps",
+            default=800,
+            min=0,
+            max=10**7,
+            tooltip="Steps that bind each concept to its latent.",
+        ),
+        io.Boolean.Input("overwrite", default=False, tooltip="Replace an SAE file of this name."),
+    ]
+
+
+def advanced_train_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "activation",
+            options=["batchtopk", "topk"],
+            default="batchtopk",
+            advanced=True,
+            tooltip="batchtopk: k is the mean over many vectors. topk: it is the number for every vector.",
+        ),
+        io.Int.Input(
+            "vectors",
+            default=2048,
+            min=1,
+            max=2**24,
+            advanced=True,
+            tooltip="Activation vectors a step, in the unsupervised phase.",
+        ),
+        io.Int.Input(
+            "maps",
+            default=96,
+            min=1,
+            max=2**16,
+            advanced=True,
+            tooltip="Maps (one picture at one noise level) a step, in the supervised phase.",
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=1e-5,
+            advanced=True,
+            tooltip="Adam's; 0 chooses by the number of latents.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            control_after_generate=False,
+            advanced=True,
+            tooltip="Of everything random.",
+        ),
+        io.Float.Input(
+            "memory",
+            default=1.0,
+            min=0.1,
+            max=1024.0,
+            step=0.1,
+            advanced=True,
+            tooltip="GB of activations held in memory.",
+        ),
+        io.Float.Input(
+            "checkpoint_minutes",
+            default=2.0,
+            min=0.0,
+            max=1440.0,
+            step=0.5,
+            advanced=True,
+            tooltip="Cancelling loses at most so many minutes.",
+        ),
+        io.Boolean.Input(
+            "restart",
+            default=False,
+            advanced=True,
+            tooltip="Forget an unfinished training of this name, which otherwise goes on.",
+        ),
+        io.Boolean.Input(
+            "skip_bad_shards",
+            default=False,
+            advanced=True,
+            tooltip="Train without parts of the cache that are missing or damaged.",
+        ),
+    ]

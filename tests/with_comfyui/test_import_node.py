@@ -1,0 +1,80 @@
+"""Import SAE: another tool's checkpoint becomes a file in models/sae, and nothing is downloaded unasked."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sae_eraser.nodes.import_sae import ImportSAE
+from sae_eraser.training.concept_tables import Settings
+
+REFERENCES = Path(__file__).parents[1] / "pure" / "references"
+PLACE = {"hookpoint": "up_blocks.1.attentions.1", "model_family": "SD15"}
+
+
+@pytest.fixture
+def saes(pack, tmp_path, monkeypatch) -> Path:
+    """Stands for models/sae, with one of sparsify's checkpoints in a folder."""
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], {".safetensors"}))
+    shutil.copytree(REFERENCES / "sparsify_topk", tmp_path / "theirs")
+    return tmp_path
+
+
+def inputs(**changed) -> dict:
+    found = ImportSAE.GET_NODE_INFO_V1()["input"]["required"]
+    return {name: settings.get("default") for name, (_, settings) in found.items()} | {"path": "theirs"} | changed
+
+
+def run(**changed):
+    return ImportSAE.execute(**inputs(**changed))
+
+
+def test_it_encodes_as_before_and_has_its_concepts(saes):
+    generator = torch.Generator().manual_seed(0)
+    table = {}
+    for index, name in enumerate(("Bears", "Cats")):
+        table[name] = 0.1 * torch.rand(3, 20, 48, generator=generator).half()
+        table[name][:, :, 3 * index] += 2
+    (saes / "cls_latents_dict_mine.pkl").write_bytes(pickle.dumps(table))
+    node = run(**PLACE, concepts="cls_latents_dict_mine.pkl", group="animal", percentile=97.0, multiplier=-3.0)
+    name, sae = node.result
+    expected = load_file(REFERENCES / "sparsify_topk" / "expected.safetensors")
+    torch.testing.assert_close(sae.autoencoder.encode(expected["x"]), expected["z"], rtol=0, atol=1e-5)
+    assert name == "imported.safetensors" and (saes / name).is_file()
+    assert (sae.header.hookpoint, sae.header.model_family) == ("up_blocks.1.attentions.1", "SD15")
+    assert [(c.name, c.group, c.multiplier) for c in sae.header.concepts] == [
+        ("Bears", "animal", -3.0),
+        ("Cats", "animal", -3.0),
+    ]
+    assert "imported from sparsify" in node.ui.as_dict()["text"][0]
+    with pytest.raises(ValueError, match="imported.safetensors exists. Choose another name, or set overwrite"):
+        run(**PLACE)
+
+
+def test_what_the_files_leave_out_is_asked_for(saes):
+    with pytest.raises(ValueError, match="does not say where in which model it belongs. Pass hookpoint, e.g."):
+        run()
+    assert not (saes / "imported.safetensors").exists()
+
+
+@pytest.mark.parametrize("path", ["owner/name", "", "/no/such/folder"])
+def test_a_path_that_is_not_there_downloads_nothing(saes, path, monkeypatch):
+    monkeypatch.setattr("sae_eraser.nodes.command.subprocess.Popen", None)
+    with pytest.raises(ValueError, match=f"'{path}' is neither in .* set download"):
+        run(path=path)
+
+
+def test_comfyui_runs_the_node_again_when_the_files_have_changed(saes):
+    before = ImportSAE.fingerprint_inputs(**inputs())
+    assert ImportSAE.fingerprint_inputs(**inputs()) == before
+    (saes / "theirs" / "cfg.json").write_text("{}")
+    assert ImportSAE.fingerprint_inputs(**inputs()) != before
+    assert ImportSAE.fingerprint_inputs(**inputs(path="gone")) == ImportSAE.fingerprint_inputs() == []
+
+
+def test_the_defaults_are_the_commands(pack):
+    assert (inputs()["percentile"], inputs()["multiplier"]) == (Settings.percentile, Settings.multiplier)

@@ -1,0 +1,200 @@
+"""Train SAE: a real training in a process of its own, stopped, taken up again, refused, and shown."""
+
+import functools
+import itertools
+import shutil
+from pathlib import Path
+
+import comfy.utils
+import folder_paths
+import pytest
+import torch
+from comfy import model_management
+from comfy.model_management import InterruptProcessingException
+from PIL import Image
+from safetensors.torch import load_file
+
+from pure.planted import plant, write_cache
+from pure.sae_files import write_good_file
+from sae_eraser.nodes import command
+from sae_eraser.nodes.curves import HEIGHT, WIDTH
+from sae_eraser.nodes.erase_concepts import EraseConcepts
+from sae_eraser.nodes.train_sae import TrainSAE
+from sae_eraser.sae_ops.file import read_header
+from sae_eraser.training.config import TrainingConfig
+from sae_eraser.training.train_command import DEFAULT_K
+from with_comfyui.collecting import MID, UP, collector
+
+QUICK = {"latents": 32, "k": 4, "unsupervised_steps": 10, "supervised_steps": 150, "vectors": 128, "maps": 16}
+
+
+def inputs_of(node) -> dict:
+    """Every input and its default."""
+    found = node.GET_NODE_INFO_V1()["input"]["required"]
+    return {name: (settings or {}).get("default") for name, (_, settings) in found.items()}
+
+
+@pytest.fixture(scope="module")
+def cache(world, tmp_path_factory) -> Path:
+    """Of the small world, collected by the node; one of its shards is lost."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = collector(world, tmp_path_factory.mktemp("output"), patch)(seeds=12, batch_size=24)
+    (folder / "shard-00001.safetensors").unlink()
+    return folder
+
+
+@pytest.fixture
+def saes(pack, tmp_path, monkeypatch) -> Path:
+    """Stands for models/sae."""
+    return use_saes(tmp_path / "a folder" / "sae", monkeypatch)
+
+
+def use_saes(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    patch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(folder)], {".safetensors"}))
+    return folder
+
+
+def run(folder: Path, /, **changed):
+    own = {"cache": str(folder), "name": "mine", "hookpoint": UP, "skip_bad_shards": True}
+    return TrainSAE.execute(**(inputs_of(TrainSAE) | QUICK | own | changed))
+
+
+@pytest.fixture(scope="module")
+def trained(cache, tmp_path_factory):
+    """A training that nothing disturbs: its file, what the node put out, and the moves of ComfyUI's bar."""
+    moves: list[tuple] = []
+    with pytest.MonkeyPatch.context() as patch:
+        folder = use_saes(tmp_path_factory.mktemp("models") / "sae", patch)
+        hook = lambda done, steps, preview, node_id: moves.append((done, steps, preview))  # noqa: E731
+        patch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+        node = run(cache, name="sub/mine", groups="style, object")
+    return folder / "sub" / "mine.safetensors", node, moves
+
+
+@pytest.fixture
+def train(cache, saes):
+    """train(...) -> what the node puts out."""
+    return functools.partial(run, cache)
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[list[str]]:
+    """The command lines of all processes that nodes start."""
+    lines, popen = [], command.subprocess.Popen
+
+    def note(arguments, **options):
+        lines.append(arguments)
+        return popen(arguments, **options)
+
+    monkeypatch.setattr(command.subprocess, "Popen", note)
+    return lines
+
+
+def test_a_cache_becomes_an_sae_that_erases(trained, world, sample):
+    path, node, moves = trained
+    name, sae = node.result
+    assert Path(name) == Path("sub/mine.safetensors") and read_header(path) == sae.header
+    assert (sae.header.hookpoint, sae.header.model_family) == (UP, "ShapeCanvas")
+    assert [concept.name for concept in sae.header.concepts] == ["neon", "plain", "star", "ring"]
+    assert (sae.header.autoencoder.n_latents, sae.header.training["vectors"]) == (32, 128)
+    erased = EraseConcepts.execute(world.model, sae, "neon: 1.0", 0.0, 1.0, "scale", "both").result[0]
+    assert sample(erased).isfinite().all()
+
+
+def test_bar_curves_and_text_are_shown(trained):
+    _, node, moves = trained
+    assert moves[-1][:2] == (160, 160) and [done for done, *_ in moves] == sorted(done for done, *_ in moves)
+    assert any(preview for *_, preview in moves)
+    text, (picture,) = node.ui["text"][0], node.ui["images"]
+    assert "Training without 1 bad shards" in text and "32 latents of width 128" in text and "{" not in text
+    with Image.open(Path(folder_paths.get_temp_directory(), picture["subfolder"], picture["filename"])) as image:
+        assert image.size == (3 * WIDTH, HEIGHT) and len(image.getcolors(100_000)) > 3
+
+
+def test_a_cancelled_training_goes_on_to_the_same_bytes(trained, train, saes, monkeypatch):
+    """Cancelled by ComfyUI's button early in the second phase."""
+
+    def cancel(done, *anything, **more):
+        if done > 10:
+            model_management.interrupt_current_processing()
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel)
+    with pytest.raises(InterruptProcessingException):
+        train(groups="style, object", checkpoint_minutes=0.0)
+    assert not model_management.processing_interrupted()
+    assert not (saes / "mine.safetensors").exists() and list((saes / "mine.training").glob("*.pt"))
+    with pytest.raises(ValueError, match="unfinished training with other.*restart to begin anew, or another name"):
+        train(groups="style, object", seed=1)
+    seen: list[int] = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, *rest, **more: seen.append(done))
+    train(groups="style, object")
+    assert min(seen) > 10, "the first phase is not trained again"
+    assert not (saes / "mine.training").exists()
+    header, expected = read_header(saes / "mine.safetensors"), read_header(trained[0])
+    assert header == expected
+    for name, tensor in load_file(trained[0]).items():
+        assert torch.equal(load_file(saes / "mine.safetensors")[name], tensor)
+
+
+def test_what_is_finished_is_not_trained_again(trained, train, saes, started, cache, tmp_path):
+    saes.mkdir(parents=True)
+    shutil.copy(trained[0], saes / "mine.safetensors")
+    again = train(groups="style,object", overwrite=True)
+    assert again.result[1].header == trained[1].result[1].header
+    assert "trained like this before" in again.ui.as_dict()["text"][0]
+    shorter = shutil.copytree(cache, tmp_path / "shorter")
+    (shorter / "shard-00002.safetensors").unlink()
+    same = {"groups": "style, object"}
+    for changed in ({"groups": "style"}, *({**same, **other} for other in ({"seed": 1}, {"k": 3}, {"maps": 9}))):
+        with pytest.raises(ValueError, match="mine.safetensors exists. Choose another name, or set overwrite"):
+            train(**changed)
+    with pytest.raises(ValueError, match="mine.safetensors exists"):
+        train(**same, cache=str(shorter))
+    assert not started
+
+
+def test_comfyui_runs_the_node_again_when_cache_or_file_have_changed(saes, tmp_path):
+    folder = write_cache(tmp_path / "cache", plant(range(2)))
+    inputs = {"cache": str(folder), "name": "mine", "k": 2}
+    before = TrainSAE.fingerprint_inputs(**inputs)
+    assert TrainSAE.fingerprint_inputs(**inputs) == before
+    saes.mkdir(parents=True)
+    write_good_file(saes / "mine.safetensors")
+    trained = TrainSAE.fingerprint_inputs(**inputs)
+    (folder / "shard-00001.json").unlink()
+    shorter = TrainSAE.fingerprint_inputs(**inputs)
+    linked = TrainSAE.fingerprint_inputs(cache=None, name="mine")
+    assert all(one != other for one, other in itertools.combinations((before, trained, shorter, linked), 2))
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"cache": "nowhere"}, "no cache 'nowhere' in .*sae_cache. It holds .*Collect Activations"),
+        ({"cache": " "}, "no cache ''"),
+        ({"hookpoint": ""}, f"several hookpoints. Write one as hookpoint: {MID}, {UP}"),
+        ({"skip_bad_shards": False}, "shard-00001.safetensors is missing.* pass skip_bad_shards to train without"),
+        ({"k": 33}, "k is 33"),
+        ({"name": "../mine"}, "no usable name"),
+        ({"name": " "}, "no usable name"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_process_starts(train, started, changed, message):
+    with pytest.raises(ValueError, match=message):
+        train(**changed)
+    assert not started
+
+
+def test_caches_of_the_output_folder_go_by_their_names(cache, train, monkeypatch):
+    monkeypatch.setattr(folder_paths, "output_directory", str(cache.parent.parent))
+    with pytest.raises(ValueError, match="It holds: cache"):
+        train(cache="cash")
+    with pytest.raises(ValueError, match="nothing of 'mid'"):
+        train(cache="cache", hookpoint="mid")
+
+
+def test_the_defaults_are_the_trainers(pack):
+    own, theirs = inputs_of(TrainSAE), TrainingConfig()
+    for name in ("unsupervised_steps", "supervised_steps", "vectors", "maps", "seed"):
+        assert own[name] == getattr(theirs, name)
+    assert own["k"] == DEFAULT_K

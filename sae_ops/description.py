@@ -1,0 +1,50 @@
+"""What is in an SAE file, as text for people."""
+
+from pathlib import Path
+
+from .concepts import Concept
+from .file import SAEHeader, is_sae_file, read_header
+from .formats import read_foreign, recognise
+
+
+def describe_file(path: Path) -> str:
+    """Of an SAE file, or of another tool's; without the weights where the header says all. Raises SAEFileError."""
+    if is_sae_file(path) or not (path.is_dir() or recognise(path)):
+        return describe(path, read_header(path))
+    foreign = read_foreign(path)
+    how = f"{foreign.format}, to be imported with: sae-eraser import {path} --out FILE"
+    return f"{how}\n{describe(path, foreign.header)}"
+
+
+def describe(path: Path, header: SAEHeader) -> str:
+    """Place, size, quality, training and concepts, a line each."""
+    sae, training = header.autoencoder, header.training
+    place = f"{header.model_family or 'unknown model'}, {header.hookpoint or 'unknown hookpoint'}"
+    lines = [
+        f"{path}: {place} ({header.hooked})",
+        f"{sae.n_latents} latents of width {sae.d_in}, {sae.activation}, k = {sae.k}",
+    ]
+    if not sae.is_editable:
+        lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
+    lines += [f"{name}: {value}" for name, value in training.get("validation", {}).items()]
+    if "images" in training:
+        lines.append(f"trained on {training['images']} pictures{_sampling(training.get('sampling', {}))}")
+    for group in dict.fromkeys(concept.group for concept in header.concepts):
+        lines += [_line(concept) for concept in header.concepts if concept.group == group]
+    if not header.concepts:
+        lines.append("no concepts")
+    return "\n".join(lines)
+
+
+def _sampling(sampling: dict) -> str:
+    if not {"width", "height", "steps", "cfg", "sampler_name"} <= sampling.keys():
+        return ""
+    return " of {width} x {height}, {steps} steps of {sampler_name}, cfg {cfg}".format(**sampling)
+
+
+def _line(concept: Concept) -> str:
+    """accuracy: of telling pictures with the concept by its latents. separation: by how much these fire more there."""
+    latents = ", ".join(map(str, concept.latents))
+    named = {"accuracy": "balanced_accuracy", "separation": "separation"}
+    facts = [f", {name} {concept.facts[fact]}" for name, fact in named.items() if concept.facts.get(fact) is not None]
+    return f"  {concept.group}: {concept.name:<12} latent {latents:<6} x {concept.multiplier:g}{''.join(facts)}"

@@ -1,0 +1,68 @@
+"""Concept Guard: what passes, what becomes of what does not, and that nothing slips through."""
+
+import pytest
+import torch
+
+from sae_eraser.nodes.concept_guard import ConceptGuard
+from sae_eraser.nodes.concept_score import THRESHOLD
+from sae_eraser.nodes.watching import UnwatchedLatent
+from sae_eraser.sae_ops.concepts import UnknownConcept
+from shapecanvas.concepts import pair_prompt
+from shapecanvas.world import World, decode, sample_latents
+from with_comfyui.watching import OBJECTS_SAE, watched
+
+
+@pytest.fixture(scope="module")
+def run(world: World):
+    """A star, a house and a circle: images, watch and latent."""
+    model, watch = watched(world.model, OBJECTS_SAE)
+    prompts = [pair_prompt(name, "plain") for name in ("star", "house", "circle")]
+    latents = sample_latents(world, prompts, [41, 42, 43], model)
+    return decode(world, latents), watch, {"samples": latents}
+
+
+def guard(run, concepts, action="black", threshold=THRESHOLD):
+    return ConceptGuard.execute(*run, concepts, threshold, action).result
+
+
+@pytest.mark.parametrize(
+    "concepts, hidden", [("star", [0]), ("star, circle", [0, 2]), ("tree\nhouse", [1]), ("tree", [])]
+)
+def test_pictures_in_which_one_was_met_become_black_and_only_those(run, concepts, hidden):
+    images, met = guard(run, concepts)
+    assert met is bool(hidden)
+    for place, (after, before) in enumerate(zip(images, run[0], strict=True)):
+        assert torch.equal(after, torch.zeros_like(before) if place in hidden else before)
+
+
+def test_blurring_leaves_rough_colours_alone(run):
+    images, met = guard(run, "house", "blur")
+    assert met and torch.equal(images[[0, 2]], run[0][[0, 2]])
+    torch.testing.assert_close(images[1].mean(dim=(0, 1)), run[0][1].mean(dim=(0, 1)), atol=0.03, rtol=0)
+    steps = [picture.diff(dim=1).abs().amax() for picture in (images[1], run[0][1])]
+    assert steps[0] < 0.3 * steps[1]
+
+
+def test_stopping_names_what_was_met(run):
+    with pytest.raises(ValueError, match=r"It met: star \([01]\.\d\d\); allowed is 0.25"):
+        guard(run, "star, tree", "stop")
+    assert torch.equal(guard(run, "tree", "stop")[0], run[0])
+
+
+@pytest.mark.parametrize("text", ["", " ,\n"])
+def test_a_guard_against_nothing_is_an_error(run, text):
+    with pytest.raises(ValueError, match="No concept is named"):
+        guard(run, text)
+
+
+def test_a_misspelt_concept_is_an_error(run):
+    with pytest.raises(UnknownConcept, match="star"):
+        guard(run, "starr")
+
+
+def test_pictures_and_latents_of_different_runs_are_errors(run):
+    images, watch, latent = run
+    with pytest.raises(ValueError, match="2 pictures, but the latent has 3"):
+        guard((images[:2], watch, latent), "star")
+    with pytest.raises(UnwatchedLatent):
+        guard((images, watch, {"samples": latent["samples"] + 1}), "star")

@@ -1,0 +1,193 @@
+"""Watch Concepts with ComfyUI's samplers: it changes nothing, and knows for every latent what its sampler met."""
+
+import gc
+import weakref
+from dataclasses import replace
+
+import comfy.model_management
+import folder_paths
+import nodes
+import pytest
+import torch
+
+from sae_eraser.nodes.sae_files import open_sae
+from sae_eraser.nodes.watching import UnwatchedLatent
+from sae_eraser.sae_ops.file import save_sae
+from sae_eraser.sae_ops.formats import no_statistics
+from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
+from with_comfyui.sampling import differs, encode, erase, split_guidance
+from with_comfyui.test_compile import compiled
+from with_comfyui.watching import watched
+
+TERMS = sum(len(concept.latents) for concept in CONCEPTS)
+
+
+@pytest.mark.parametrize("sae", [MID, UP])
+def test_a_watched_model_draws_the_same_to_the_bit(model, sample, sae):
+    assert torch.equal(sample(watched(model, sae)[0]), sample(model))
+
+
+@pytest.mark.parametrize("sae, mode", [(MID, "scale"), (MID, "replace"), (UP, "scale")])
+def test_so_does_one_that_erases_at_the_same_block(model, sample, sae, mode):
+    expected = sample(erase(model, sae=sae, mode=mode))
+    assert torch.equal(sample(erase(watched(model, sae)[0], sae=sae, mode=mode)), expected)
+    assert torch.equal(sample(watched(erase(model, sae=sae, mode=mode), sae)[0]), expected)
+
+
+def test_a_residual_is_watched(model, sample, comfyui):
+    write_random_sae(
+        comfyui.base / "models" / "sae" / "residual.safetensors", "mid_block.attentions.0", hooked="residual"
+    )
+    patched, watch = watched(model, "residual.safetensors")
+    assert torch.equal(sample(patched), sample(model))
+    output = watched(model, MID)
+    sample(output[0])
+    assert watch.runs[-1].z.any() and not torch.equal(watch.runs[-1].z, output[1].runs[-1].z)
+
+
+@pytest.mark.parametrize("watch_first", [True, False])
+def test_it_sees_what_the_block_gives_before_it_is_erased(model, sample, watch_first):
+    patched, watch = watched(model)
+    plain = watch.run_of(sample(patched)).z
+    if watch_first:
+        erased = erase(patched, "disc", mode="ablate")
+    else:
+        erased, watch = watched(erase(model, "disc", mode="ablate"))
+    found = watch.run_of(sample(erased)).z
+    assert plain[0, :, 0].any(), "the disc must fire for this to mean anything"
+    assert torch.equal(found[0], plain[0])
+    assert not torch.equal(found[1:], plain[1:])
+
+
+def test_a_run_has_every_noise_level_picture_and_concept(model, sample):
+    patched, watch = watched(model)
+    run = watch.run_of(sample(patched, steps=4, images=3, size=(8, 12)))
+    assert run.z.shape == (4, 3, TERMS, 4, 6)
+    assert len(run.sigmas) == 4 and (run.sigmas.diff() < 0).all()
+
+
+def test_a_sampler_that_calls_the_model_twice_at_a_level_has_it_once(model, sample):
+    patched, watch = watched(model)
+    sigmas = watch.run_of(sample(patched, steps=4, sampler="heun")).sigmas
+    assert len(sigmas) == len(sigmas.unique()) == 4
+
+
+def test_a_picture_is_watched_alike_alone_and_in_a_batch(model, sample):
+    patched, watch = watched(model)
+    batch = watch.run_of(sample(patched, images=3)).z
+    alone = watch.run_of(sample(patched, batch_index=[2])).z
+    torch.testing.assert_close(batch[:, 2:], alone, rtol=1e-3, atol=1e-3)
+    assert differs(batch[:, :1], alone)
+
+
+def test_only_the_half_of_the_prompt_counts_however_it_is_batched(model, world, sample, monkeypatch):
+    patched, watch = watched(model)
+    both = watch.run_of(sample(patched, steps=1)).z
+    other = watch.run_of(sample(patched, steps=1, negative=encode(world.clip, "a ring in dots style"))).z
+    torch.testing.assert_close(both, other, rtol=1e-4, atol=1e-4)
+    split_guidance(monkeypatch)
+    split = watch.run_of(sample(patched, steps=1)).z
+    torch.testing.assert_close(both, split, rtol=1e-4, atol=1e-4)
+
+
+def test_of_several_prompts_the_strongest_counts(model, world, sample):
+    patched, watch = watched(model)
+    prompts = [encode(world.clip, text) for text in ("a star in neon style", "a ring in dots style")]
+    single = [watch.run_of(sample(patched, steps=1, positive=prompt)).z for prompt in prompts]
+    both = watch.run_of(sample(patched, steps=1, positive=prompts[0] + prompts[1])).z
+    torch.testing.assert_close(both, torch.maximum(*single), rtol=1e-4, atol=1e-4)
+    assert differs(*single)
+
+
+def test_every_latent_finds_its_own_run(model, sample):
+    patched, watch = watched(model)
+    latents = [sample(patched, seed=seed, steps=steps) for seed, steps in ((1, 2), (2, 3), (1, 3))]
+    assert [len(watch.run_of(found).sigmas) for found in latents] == [2, 3, 3]
+    assert [watch.run_of(found) for found in latents] == list(watch.runs)
+    for strange in (latents[0] + 1e-3, latents[0][:, :, :4], sample(model, seed=3)):
+        with pytest.raises(UnwatchedLatent, match="Connect the MODEL of Watch Concepts to the sampler"):
+            watch.run_of(strange)
+
+
+def test_two_watches_on_one_model_do_not_meet(model, sample):
+    first, mid = watched(model, MID)
+    both, up = watched(first, UP)
+    latents = sample(both)
+    assert mid.run_of(latents).z.shape == up.run_of(latents).z.shape
+    assert differs(mid.run_of(latents).z, up.run_of(latents).z)
+    sample(first, seed=2)
+    assert (len(mid.runs), len(up.runs)) == (2, 1)
+
+
+def test_a_run_that_is_broken_off_leaves_nothing(model, sample):
+    patched, watch = watched(model)
+
+    def fail(h, skip, options):
+        raise RuntimeError("another node fails")
+
+    broken = patched.clone()
+    broken.set_model_output_block_patch(fail)
+    with pytest.raises(RuntimeError, match="another node fails"):
+        sample(broken)
+    assert not watch.runs
+    assert len(watch.run_of(sample(patched)).sigmas) == 3
+
+
+def test_the_oldest_runs_go_when_all_take_too_much(model, sample, monkeypatch):
+    patched, watch = watched(model)
+    first = sample(patched)
+    monkeypatch.setattr("sae_eraser.nodes.watching.KEPT_BYTES", 1.5 * watch.runs[0].bytes)
+    second = sample(patched, seed=2)
+    assert len(watch.runs) == 1 and watch.run_of(second)
+    with pytest.raises(UnwatchedLatent):
+        watch.run_of(first)
+
+
+def test_parts_of_a_picture_cannot_be_watched(model, world, sample):
+    area = nodes.ConditioningSetArea().append(encode(world.clip, "a ring"), 32, 64, 0, 0, 1.0)[0]
+    for positive in (area, encode(world.clip, "a star") + area):
+        with pytest.raises(RuntimeError, match="parts of the picture.*cannot watch"):
+            sample(watched(model)[0], positive=positive)
+
+
+def test_nor_can_tiles(model, sample):
+    def in_halves(apply, call):
+        halves = call["input"].chunk(2, dim=3)
+        return torch.cat([apply(half, call["timestep"], **call["c"]) for half in halves], dim=3)
+
+    patched = watched(model)[0]
+    patched.set_model_unet_function_wrapper(in_halves)
+    with pytest.raises(RuntimeError, match="parts of the picture.*cannot watch"):
+        sample(patched)
+
+
+def test_an_sae_without_concepts_or_of_another_family_is_refused(model, comfyui):
+    folder = comfyui.base / "models" / "sae"
+    write_random_sae(folder / "foreign.safetensors", "mid_block.attentions.0", model_family="SD15")
+    with pytest.raises(ValueError, match="SD15 models"):
+        watched(model, "foreign.safetensors")
+    sae = open_sae(MID)
+    header = replace(sae.header, concepts=())
+    save_sae(folder / "empty.safetensors", sae.autoencoder, header, no_statistics())
+    with pytest.raises(ValueError, match="no concepts to watch"):
+        watched(model, "empty.safetensors")
+
+
+def test_a_watch_keeps_no_model_alive(comfyui, sample):
+    path = folder_paths.get_full_path("checkpoints", "shapecanvas.safetensors")
+    other = comfyui.nodes.comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)[0]
+    patched, watch = watched(other)
+    sample(patched, steps=1)
+    diffusion_model = weakref.ref(other.model.diffusion_model)
+    del other, patched
+    comfy.model_management.unload_all_models()
+    comfy.model_management.cleanup_models_gc()
+    gc.collect()
+    assert watch.runs and diffusion_model() is None
+
+
+def test_a_compiled_model_is_watched(model, sample):
+    patched, watch = watched(compiled(model))
+    found = watch.run_of(sample(patched, steps=1)).z
+    plain, own = watched(model)
+    torch.testing.assert_close(found, own.run_of(sample(plain, steps=1)).z, rtol=1e-3, atol=1e-3)

@@ -1,8 +1,8 @@
-"""Where is a concept decided? Exchanges the activations of a block between two prompts and sees what moves along.
+"""Where is a concept decided? What Locate Concept measures, beside what the classifier sees in the same pictures.
 
-Two pictures with different objects or styles are sampled from the same noise. At every step the block's output of the
-one is put in place of the other's. Reported for each block: how often the object or style of the other prompt appears,
-and how often what both prompts share, or what the own prompt asked for, stays.
+Two pictures with different objects or styles are sampled from the same noise, and again with the block's output of the
+one in place of the other's at every step. Reported for each block: how often the classifier sees the other prompt's
+object or style, how often it still sees what both prompts share, and what Locate Concept says without a classifier.
 """
 
 import random
@@ -11,19 +11,23 @@ import torch
 
 from .classifier import classify
 from .concepts import OBJECTS, STYLES, pair_prompt
-from .world import World, decode, sample_latents
+from .world import SAMPLING, World, decode
+
+Shown = tuple[int, int]
+"""Indices into OBJECTS and STYLES."""
+COLUMNS = (
+    "block",
+    "other object appears",
+    "style stays",
+    "measured",
+    "other style appears",
+    "object stays",
+    "measured",
+)
 
 
-def exchange(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
-    """Swaps the first and the second half of the pictures within the conditional half of the batch."""
-    result = x.clone()
-    first, second = x[is_cond].chunk(2)
-    result[is_cond] = torch.cat([second, first])
-    return result
-
-
-def pairs_of_prompts(count: int, vary: str, seed: int = 0) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Pairs of (object, style) that differ in "object" or in "style" alone."""
+def pairs_that_differ(count: int, vary: str, seed: int = 0) -> list[tuple[Shown, Shown]]:
+    """Pairs that differ in "object" or in "style" alone."""
     rng = random.Random(seed)
     found = []
     while len(found) < count:
@@ -36,24 +40,35 @@ def pairs_of_prompts(count: int, vary: str, seed: int = 0) -> list[tuple[tuple[i
     return found
 
 
-def moved(world: World, names: list[str], vary: str, pictures: int) -> dict[str, float]:
-    """Shares of pictures after the exchange at these blocks: "follows" the other prompt, "stays" with its own."""
-    from sae_eraser.nodes.block_hooks import BlockHook, resolve_hookpoint, with_hooks
+def moved_by_block(
+    world: World, blocks: list[list[str]], vary: str, pictures: int, **sampling
+) -> list[tuple[float, float, float]]:
+    """Of each group of blocks, exchanged together: the shares of pictures in which the other prompt's object (style)
+    is seen, in which the style (object) is still seen, and which Locate Concept calls moved."""
+    from sae_eraser.nodes.block_hooks import resolve_hookpoint
+    from sae_eraser.nodes.collect_progress import Progress
+    from sae_eraser.nodes.exchanging import Exchange, PairSampler, partners
+    from sae_eraser.sae_ops.moved import judge_moved
 
-    hooks = tuple(BlockHook(resolve_hookpoint(world.model, name), "output", exchange) for name in names)
-    model = with_hooks(world.model, hooks)
-    chosen = pairs_of_prompts(pictures // 2, vary)
+    chosen = pairs_that_differ(pictures // 2, vary)
     asked = torch.tensor([first for first, _ in chosen] + [second for _, second in chosen])
-    prompts = [pair_prompt(OBJECTS[o], STYLES[s]) for o, s in asked.tolist()]
-    seeds = list(range(len(chosen))) * 2
-    objects, styles = classify(world.classifier, decode(world, sample_latents(world, prompts, seeds, model)))
-    other = torch.cat(list(reversed(asked.chunk(2))))
-    shares = {}
-    for column, (group, seen) in enumerate({"object": objects, "style": styles}.items()):
-        if vary == group:
-            shares[f"{group} follows"] = (seen == other[:, column]).float().mean().item()
-        shares[f"{group} stays"] = (seen == asked[:, column]).float().mean().item()
-    return shares
+    texts = [pair_prompt(OBJECTS[o], STYLES[s]) for o, s in asked.tolist()]
+    pairs = list(zip(texts[: len(chosen)], texts[len(chosen) :], strict=True))
+    varied, shared = (0, 1) if vary == "object" else (1, 0)
+    rows = []
+    with Progress(vary, None) as progress:
+        settings = SAMPLING | sampling
+        sampler = PairSampler(world.clip, pairs, list(range(len(pairs))), 48, settings, len(blocks), progress)
+        errors, _ = sampler.errors(world.model, sampler.originals(world.model))
+        for names in blocks:
+            points = [resolve_hookpoint(world.model, name) for name in names]
+            latents = sampler.exchanged(world.model, points, "output", Exchange())
+            seen = torch.stack(classify(world.classifier, decode(world, latents)), dim=1)
+            follows = (seen == partners(asked))[:, varied].double().mean().item()
+            stays = (seen == asked)[:, shared].double().mean().item()
+            measured = judge_moved(*sampler.errors(world.model, latents), errors, partners(errors)).share
+            rows.append((follows, stays, measured))
+    return rows
 
 
 def locate(world: World, pictures: int) -> str:
@@ -61,13 +76,11 @@ def locate(world: World, pictures: int) -> str:
     from sae_eraser.sae_ops.hookpoints import list_hookpoints
 
     names = [point.name for point in list_hookpoints(world.model.model.diffusion_model) if "attentions" in point.name]
-    lines = [
-        "| block | other object appears | style stays | other style appears | object stays |",
-        "|---|---|---|---|---|",
-    ]
-    for name in [*names, " + ".join(names)]:
-        objects = moved(world, name.split(" + "), "object", pictures)
-        styles = moved(world, name.split(" + "), "style", pictures)
-        shares = objects["object follows"], objects["style stays"], styles["style follows"], styles["object stays"]
-        lines.append(f"| {name} | " + " | ".join(f"{100 * share:.0f}" for share in shares) + " |")
+    blocks = [[name] for name in names] + [names]
+    objects = moved_by_block(world, blocks, "object", pictures)
+    styles = moved_by_block(world, blocks, "style", pictures)
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for group, *shares in zip(blocks, objects, styles, strict=True):
+        cells = (f"{100 * share:.0f}" for row in shares for share in row)
+        lines.append(f"| {group[0] if len(group) == 1 else 'all'} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""Locates a concept: exchanges every block alone, all together, and then the best ones added up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .locate_inputs import Range
+from .locate_results import Measurement
+
+CANDIDATES = 6
+"""Of the blocks that move the concept most alone, so many are tried in combinations."""
+ENOUGH = 0.95
+"""A concept that moves along in this share of the pictures cannot slip past the exchanged blocks."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """All that the report shows."""
+
+    alone: tuple[tuple[Measurement, ...], ...]
+    """Of every hookpoint, in the order in which they run: one measurement for each range."""
+    together: Measurement
+    """All hookpoints at once, in the first range."""
+    best: tuple[Measurement, ...]
+    """In the first range: the best hookpoint, then with one more, and so on."""
+
+
+def locate(
+    measure: Callable[[tuple[str, ...], Range], Measurement], names: list[str], ranges: list[Range], largest: int
+) -> Located:
+    """measure(names of the hookpoints that are exchanged together, when) -> what moved; names as they run.
+
+    To the best combination so far each of the other CANDIDATES is added in turn, and the best of these is kept, until
+    the concept cannot slip past it (ENOUGH) or it has `largest` hookpoints.
+    """
+    alone = tuple(tuple(measure((name,), when) for when in ranges) for name in names)
+    together = measure(tuple(names), ranges[0])
+    ranked = sorted((row[0] for row in alone), key=_rank, reverse=True)
+    best = [ranked[0]]
+    while len(best) < largest and best[-1].moved.share < ENOUGH:
+        chosen = best[-1].hookpoints
+        added = [one.hookpoints[0] for one in ranked[:CANDIDATES] if one.hookpoints[0] not in chosen]
+        if not added:
+            break
+        combinations = [tuple(n for n in names if n in (*chosen, name)) for name in added]
+        best.append(max((measure(combination, ranges[0]) for combination in combinations), key=_rank))
+    return Located(alone, together, tuple(best))
+
+
+def most_exchanges(hookpoints: int, ranges: int, largest: int) -> int:
+    """How often `locate` measures at most."""
+    candidates = min(CANDIDATES, hookpoints)
+    return hookpoints * ranges + 1 + sum(candidates - size for size in range(1, min(largest, candidates)))
+
+
+def _rank(measurement: Measurement) -> tuple[float, float]:
+    return measurement.moved.share, measurement.moved.mean_lead

@@ -1,0 +1,49 @@
+"""sae-eraser locate: lets a ComfyUI run the node Locate Concept, over HTTP."""
+
+import argparse
+from pathlib import Path
+
+from .comfyui_server import add_comfyui_options, chosen_comfyui, default_inputs, node_schema
+from .node_options import SAMPLING, NodeOption, add_node_options, given_inputs
+from .run_node import run_node
+
+NODE = "SAEEraser_LocateConcept"
+
+INPUTS: tuple[NodeOption, ...] = (
+    ("--hookpoints", "hookpoints", str, "blocks to exchange, separated by commas: names, or parts such as attentions"),
+    ("--ranges", "ranges", str, "when to exchange, shares of the sampling, e.g. 0-1,0-0.5,0.5-1"),
+    ("--name", "name", str, "the results go to ComfyUI's output/sae_locate/NAME.json, .md and .png"),
+    ("--seeds", "seeds", int, "noises for every pair"),
+    ("--first-seed", "first_seed", int, "the first of them"),
+    *SAMPLING,
+    ("--batch-size", "batch_size", int, "pairs sampled at once, as four pictures each"),
+    ("--combine", "combine", int, "exchange so many blocks together at most, adding the best one at a time"),
+    ("--hooked", "hooked", str, "output, or residual (output minus input)"),
+)
+
+
+def add_command(commands) -> None:
+    """Adds `locate` to the subparsers of the command line."""
+    parser = commands.add_parser(
+        "locate",
+        help="find the blocks at which a concept is decided",
+        description="Does what the node Locate Concept does, and prints its table. Options that are not given are the "
+        "node's defaults.",
+    )
+    parser.set_defaults(command=locate)
+    parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
+    parser.add_argument(
+        "--pairs", required=True, type=Path, metavar="FILE", help="two prompts a line, with a | between them"
+    )
+    add_node_options(parser, INPUTS)
+    add_comfyui_options(parser)
+
+
+def locate(options: argparse.Namespace) -> None:
+    """Runs the node to its end, showing how far it is. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
+    pairs = options.pairs.read_text(encoding="utf-8-sig")
+    with chosen_comfyui(options) as comfyui:
+        defaults = default_inputs(node_schema(comfyui, NODE))
+        inputs = {**defaults, "pairs": pairs, **given_inputs(options, INPUTS)}
+        print(run_node(comfyui, NODE, options.checkpoint, inputs))
+        print(f"\nThe picture is output/sae_locate/{inputs['name'].strip()}.png of ComfyUI.")

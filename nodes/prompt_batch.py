@@ -33,6 +33,7 @@ def sample_prompts(
     cfg: float,
     sampler_name: str,
     scheduler: str,
+    negative_prompt: str = "",
 ) -> torch.Tensor:
     """Latents [images, channels, ...] of the prompts; image i is the one that its prompt and seed give alone.
 
@@ -51,7 +52,7 @@ def sample_prompts(
         sampler_name,
         scheduler,
         encode_prompts(clip, prompts),
-        encode_prompts(clip, [""]),
+        encode_prompts(clip, [negative_prompt]),
         torch.cat([empty] * len(seeds)),
         seed=seeds[0],
         disable_pbar=True,

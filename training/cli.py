@@ -3,14 +3,30 @@
 import argparse
 import sys
 
-from . import collect_command, export_command, import_command, info_command, train_command
+from . import (
+    collect_command,
+    evaluate_command,
+    export_command,
+    import_command,
+    info_command,
+    locate_command,
+    train_command,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="sae-eraser", description="Trains SAEs that erase concepts in ComfyUI.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (collect_command, train_command, info_command, import_command, export_command):
+    for module in (
+        locate_command,
+        collect_command,
+        train_command,
+        evaluate_command,
+        info_command,
+        import_command,
+        export_command,
+    ):
         module.add_command(commands)
     options = parser.parse_args(arguments)
     try:

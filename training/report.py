@@ -6,17 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..sae_ops.atomic_write import write_atomically
 from .build import Made
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330 }
-h1 { font-size: 1.5rem } h3 { font-size: 1rem; margin-bottom: 0 }
-p { color: #57606f; margin-top: .2rem } svg { max-width: 100%; height: auto }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); gap: 1rem 2rem }
-table { border-collapse: collapse } td, th { text-align: left; padding: .15rem 1rem .15rem 0 }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-"""
+from .page import write_html
 
 
 def write_report(page: Path, made: list[Made]) -> str:
@@ -26,8 +17,7 @@ def write_report(page: Path, made: list[Made]) -> str:
     except ImportError:
         return "No pictures of this training were made. For those: pip install matplotlib"
     parts = [_about(sae) for sae in made]
-    head = f"<!doctype html><meta charset=utf-8><title>SAE training</title><style>{STYLE}</style>"
-    write_atomically(page, lambda part: part.write_text(head + "".join(parts)))
+    write_html(page, "SAE training", "".join(parts))
     return f"Pictures of the training: {page}"
 
 

@@ -1,0 +1,43 @@
+"""The table and the page of an evaluation: safe against names, honest about what is wrong and what is missing."""
+
+import re
+
+import torch
+
+from sae_eraser.training.evaluation_page import write_page
+from sae_eraser.training.evaluation_pictures import ORIGINAL, Sampling, Setting
+from sae_eraser.training.evaluation_results import measure_erasure, measure_originals, write_results
+from sae_eraser.training.judging import Judgement
+from sae_eraser.training.prompts import LabelledPrompt
+
+NAMES = ("<b>|star", "ring")
+
+
+def judgement(*probabilities: float) -> Judgement:
+    """By picture, that of the first name."""
+    first = torch.tensor(probabilities)
+    return Judgement({"object": NAMES}, {"object": torch.stack([first, 1 - first], dim=1)}, None)
+
+
+def test_names_are_text_and_verdicts_are_marked(tmp_path):
+    prompts = [LabelledPrompt(f"draw {name} & more", {"object": (name,)}) for name in NAMES]
+    sampling = Sampling("m.safetensors", "s.safetensors", prompts, 7, 4, {"width": 64}, {})
+    setting = Setting(NAMES[0], 1.0)
+    said = {ORIGINAL: judgement(0.875, 0.125), setting: judgement(0.75, 0.5625)}
+    results = measure_originals(sampling, "judge", 0.6, 3, said[ORIGINAL])
+    results.erasures.append(measure_erasure(results, setting, said[ORIGINAL], said[setting], [9.0, 4.0]))
+    write_results(tmp_path, results)
+    write_page(tmp_path, results, said)
+    table, page = ((tmp_path / f"evaluation.{kind}").read_text() for kind in ("md", "html"))
+    assert r"| object | <b>\|star | 1 | 0.0 | 0.0 | – | – | 50.0 | 4.0 | 0.0 |" in table
+    assert "<b>" not in page and "draw &lt;b&gt;|star &amp; more <small>seed 7</small>" in page
+    for text in (table, page):
+        assert "Not finished: 2 of 3 settings are still to come." in text
+    marks = re.findall(r"<span class=([a-z-]+)>. ([^<]+)</span> <small>(\d+)%", page)
+    assert marks == [
+        ("as-hoped", "&lt;b&gt;|star", "88"),
+        ("not-as-hoped", "&lt;b&gt;|star", "75"),
+        ("as-hoped", "ring", "88"),
+        ("not-as-hoped", "&lt;b&gt;|star", "56"),
+    ]
+    assert page.count(">broken</span>") == 1

@@ -1,0 +1,55 @@
+"""CLIP as a classifier of anything that has a name: which text is nearest to the picture."""
+
+from pathlib import Path
+
+import torch
+
+from .judging import Classifier, ClassifierError, Judgement, fingerprint
+from .network_classifier import normalised
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+TEXTS = {"style": "a picture in {} style"}
+TEXT = "a picture of {}"
+
+
+def open_clip(name: str, source: str, labels: dict[str, list[str]], texts: dict[str, str]) -> Classifier:
+    """A CLIP model in the format of transformers: a folder, or an id on Hugging Face. Raises ClassifierError.
+
+    The probabilities of a group are the softmax, at the model's own temperature, of the cosines between the picture
+    and the texts of the group's classes (Radford et al., 2021, section 3.1.2). Features are the picture's embedding.
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    local = Path(source).is_dir()
+    try:
+        model = CLIPModel.from_pretrained(source, local_files_only=local, use_safetensors=True)
+        tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=local)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClassifierError(
+            f"{name}: there is no CLIP model ({reason}). It must be a folder with config.json, model.safetensors and "
+            "the tokenizer's files, or an id on Hugging Face such as clip:openai/clip-vit-large-patch14."
+        ) from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval().to(device)
+    written = {group: [_text(group, texts).replace("{}", label) for label in names] for group, names in labels.items()}
+    tokens = tokenizer([text for group in written.values() for text in group], padding=True, return_tensors="pt")
+    size: int = model.vision_model.config.image_size  # type: ignore[assignment]
+
+    @torch.inference_mode()
+    def judge(pictures: torch.Tensor) -> Judgement:
+        pixels = normalised(pictures, size, MEAN, STD, device)
+        seen = model(**tokens.to(device), pixel_values=pixels)
+        logits = seen.logits_per_image.float().cpu().split([len(names) for names in labels.values()], dim=1)
+        return Judgement(
+            {group: tuple(names) for group, names in labels.items()},
+            {group: part.softmax(dim=1) for group, part in zip(labels, logits, strict=True)},
+            seen.image_embeds.float().cpu(),
+        )
+
+    weights = [(str(file), file.stat().st_mtime_ns) for file in sorted(Path(source).glob("*.safetensors"))]
+    return Classifier(name, fingerprint(name, written, weights), judge)
+
+
+def _text(group: str, texts: dict[str, str]) -> str:
+    return texts.get(group, TEXTS.get(group, TEXT))

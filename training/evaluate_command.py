@@ -1,0 +1,175 @@
+"""sae-eraser evaluate: what an SAE takes out of pictures and what it leaves, as a classifier sees it.
+
+ComfyUI samples the pictures and is spoken to over HTTP. Everything sampled and judged is kept, so that the command goes
+on where it was stopped.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .classifiers import open_classifier
+from .comfyui_server import ComfyUI, add_comfyui_options, chosen_comfyui
+from .evaluation_page import write_page
+from .evaluation_pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing
+from .evaluation_results import (
+    SCORES,
+    Results,
+    changes_between,
+    measure_erasure,
+    measure_originals,
+    table_rows,
+    write_results,
+)
+from .evaluation_scores import label_groups
+from .evaluation_settings import ERASING, choose_concepts, keep_settings, read_sampling
+from .judging import Classifier, Judgement, check_classifier, judge_files, read_pictures
+from .node_options import SAMPLING, add_node_options
+from .progress import progress_bar
+from .prompts import read_prompts
+
+
+def add_command(commands) -> None:
+    """Adds `evaluate` to the subparsers of the command line."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure what an SAE erases and what it leaves, with a classifier",
+        description="Samples labelled prompts in a ComfyUI without and with every erasure, from the same seeds, and "
+        "lets a classifier judge the pictures. Options of sampling that are not given are the nodes' defaults.",
+    )
+    parser.set_defaults(command=evaluate)
+    parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
+    parser.add_argument("--sae", required=True, metavar="NAME", help="file in ComfyUI's models/sae")
+    parser.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="JSON lines, or CSV with a header")
+    parser.add_argument(
+        "--classifier",
+        required=True,
+        metavar="C",
+        help="FILE.py:FUNCTION, FILE.json (networks of torchvision or timm) or clip:FOLDER (a CLIP model)",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the pictures and the results")
+    parser.add_argument("--concepts", nargs="+", metavar="NAME", help="default: all of the SAE that the prompts name")
+    parser.add_argument(
+        "--strengths", nargs="+", type=float, default=[1.0], metavar="S", help="default: 1, the calibrated strength"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="pictures of every prompt (default: 1)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first picture's; the next has the next one")
+    parser.add_argument("--batch-size", type=int, default=4, help="pictures sampled at once (default: 4)")
+    parser.add_argument(
+        "--confidence", type=float, default=0.5, help="a picture is broken where no class reaches it (default: 0.5)"
+    )
+    parser.add_argument(
+        "--clip-text",
+        nargs="+",
+        default=[],
+        metavar="GROUP=TEXT",
+        help='what CLIP compares pictures with, e.g. mood="a {} scene" (default: "a picture of {}")',
+    )
+    add_node_options(parser, SAMPLING)
+    add_node_options(parser, ERASING)
+    add_comfyui_options(parser)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Writes evaluation.json, .md and .html. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
+    _check_numbers(options)
+    prompts = read_prompts(options.prompts.read_text(encoding="utf-8-sig")) * options.seeds
+    groups = label_groups(prompts)
+    if not groups:
+        raise ValueError(f"The prompts of {options.prompts} have no labels, so nothing says what should be seen.")
+    classifier = open_classifier(options.classifier, groups, _texts(options.clip_text, groups))
+    with chosen_comfyui(options) as comfyui:
+        concepts = choose_concepts(comfyui, options.sae, options.concepts, groups)
+        sampling = read_sampling(comfyui, options, prompts)
+        check_classifier(classifier, groups, sampling.inputs["height"], sampling.inputs["width"])
+        keep_settings(comfyui, options.out, sampling)
+        settings = [Setting(concept, strength) for concept in concepts for strength in dict.fromkeys(options.strengths)]
+        results = _run(comfyui, options.out, sampling, settings, classifier, options.confidence)
+    for row in (["group", "concept", "strength", *SCORES], *table_rows(results.erasures)):
+        print(" ".join(f"{cell:<10}" for cell in row).rstrip())
+    print(f"Table: {options.out / 'evaluation.md'}  Pictures: {options.out / 'evaluation.html'}")
+
+
+def _run(
+    comfyui: ComfyUI, out: Path, sampling: Sampling, settings: list[Setting], classifier: Classifier, confidence: float
+) -> Results:
+    """Samples and judges one setting after the other; the results are written after each."""
+    with _Progress(out, sampling, [ORIGINAL, *settings]) as progress:
+        judgements: dict[Setting, Judgement] = {}
+
+        def judged(setting: Setting) -> Judgement:
+            sample_missing(comfyui, sampling, setting, out, lambda: progress.show(setting))
+            files = picture_files(out, sampling, setting)
+            return judge_files(classifier, files, out / "judged" / f"{setting.name}.safetensors")
+
+        originals = judgements[ORIGINAL] = judged(ORIGINAL)
+        results = measure_originals(sampling, classifier.name, confidence, len(settings), originals)
+        for setting in settings:
+            judgements[setting] = judged(setting)
+            changes = _changes(out, sampling, setting)
+            results.erasures.append(measure_erasure(results, setting, originals, judgements[setting], changes))
+            write_results(out, results)
+            write_page(out, results, judgements)
+    return results
+
+
+def _changes(out: Path, sampling: Sampling, setting: Setting, at_once: int = 32) -> list[float]:
+    before, after = (picture_files(out, sampling, which) for which in (ORIGINAL, setting))
+    changes = []
+    for start in range(0, len(before), at_once):
+        part = slice(start, start + at_once)
+        changes += changes_between(read_pictures(before[part]), read_pictures(after[part]))
+    return changes
+
+
+class _Progress:
+    """A bar over all pictures of all settings, with the time that is left."""
+
+    def __init__(self, out: Path, sampling: Sampling, settings: list[Setting]):
+        self._files = [file for setting in settings for file in picture_files(out, sampling, setting)]
+        self._bar = progress_bar(len(self._files))
+        self._started, self._before = time.monotonic(), self._count()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.close()
+
+    def _count(self) -> int:
+        return sum(file.is_file() for file in self._files)
+
+    def show(self, setting: Setting) -> None:
+        done, total = self._count(), len(self._files)
+        left = (time.monotonic() - self._started) / max(1, done - self._before) * (total - done)
+        self._bar.n = done
+        self._bar.set_description_str(
+            f"{done} of {total} pictures, {tqdm.format_interval(round(left))} left ({setting})"
+        )
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for strength in options.strengths:
+        if not (math.isfinite(strength) and strength > 0):
+            raise ValueError(f"--strengths must be above 0, not {strength:g}: at 0 nothing is erased.")
+    for name in ("seeds", "batch_size"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")
+    if not 0 < options.confidence <= 1:
+        raise ValueError(f"--confidence must be above 0 and at most 1, not {options.confidence:g}.")
+
+
+def _texts(given: list[str], groups: dict[str, list[str]]) -> dict[str, str]:
+    texts = {}
+    for entry in given:
+        group, equals, text = entry.partition("=")
+        if not equals or "{}" not in text or group not in groups:
+            raise ValueError(
+                f"--clip-text {entry}: write GROUP=TEXT with a group of the prompts ({', '.join(groups)}) and {{}} in "
+                "the text where the concept's name goes."
+            )
+        texts[group] = text
+    return texts

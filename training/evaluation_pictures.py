@@ -1,0 +1,117 @@
+"""The pictures of an evaluation: sampled in a ComfyUI in batches, original and erased with the same seeds, and kept."""
+
+import functools
+import hashlib
+import io
+import json
+import re
+import urllib.error
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ..sae_ops.atomic_write import write_atomically
+from .comfyui_server import GO_ON, ComfyUI, ComfyUIError, run_graph
+from .prompts import LabelledPrompt
+
+SAMPLE, ERASE = "SAEEraser_SamplePrompts", "SAEEraser_EraseConcept"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is erased and how strongly; concept None is the original."""
+
+    concept: str | None
+    strength: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Of a folder, on any file system."""
+        if self.concept is None:
+            return "original"
+        name = re.sub(r"[^a-z0-9-]", "_", self.concept.lower())
+        if name != self.concept:
+            name += "-" + hashlib.sha256(self.concept.encode()).hexdigest()[:6]
+        return f"{name} at {self.strength:g}"
+
+    def __str__(self) -> str:
+        return "originals" if self.concept is None else f"{self.concept} erased at strength {self.strength:g}"
+
+
+ORIGINAL = Setting(None)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """All that the pictures depend on besides the setting. Picture i has prompts[i] and the seed first_seed + i."""
+
+    checkpoint: str
+    sae: str
+    prompts: list[LabelledPrompt]
+    first_seed: int
+    batch_size: int
+    inputs: dict
+    """Of Sample Prompts: steps, cfg, sampler_name, scheduler, width, height."""
+    erasing: dict
+    """Of Erase Concept: mode, branch, start_percent, end_percent."""
+
+
+def picture_files(out: Path, sampling: Sampling, setting: Setting) -> list[Path]:
+    """Where the pictures of a setting are kept, one for every prompt."""
+    return [out / "pictures" / setting.name / f"{index:05}.png" for index in range(len(sampling.prompts))]
+
+
+def sample_missing(
+    comfyui: ComfyUI, sampling: Sampling, setting: Setting, out: Path, after_batch: Callable[[], object]
+) -> None:
+    """Samples the batches of which not every picture is there. Raises ComfyUIError, OSError."""
+    files = picture_files(out, sampling, setting)
+    for start in range(0, len(files), sampling.batch_size):
+        batch = files[start : start + sampling.batch_size]
+        if all(file.is_file() for file in batch):
+            continue
+        entry = run_graph(comfyui, _graph(sampling, setting, start))
+        images = entry["outputs"]["pictures"]["images"]
+        if len(images) != len(batch):
+            raise ComfyUIError(f"{sampling.checkpoint} drew {len(images)} pictures for {len(batch)} prompts.")
+        for file, image in zip(batch, images, strict=True):
+            picture = _fetch(comfyui, image)
+            write_atomically(file, functools.partial(picture.save, format="png"))
+        after_batch()
+
+
+def _fetch(comfyui: ComfyUI, image: dict) -> Image.Image:
+    try:
+        data = comfyui.fetch("/view?" + urllib.parse.urlencode(image))
+    except urllib.error.HTTPError as error:
+        raise ComfyUIError(f"ComfyUI at {comfyui.url} does not give out its picture ({error}). {GO_ON}") from error
+    return Image.open(io.BytesIO(data)).convert("RGB")  # without the graph that ComfyUI writes into its pictures
+
+
+def _graph(sampling: Sampling, setting: Setting, start: int) -> dict:
+    """Samples the batch that starts at this prompt; in ComfyUI's API format."""
+    prompts = sampling.prompts[start : start + sampling.batch_size]
+    graph: dict = {
+        "checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": sampling.checkpoint}},
+        "sample": {
+            "class_type": SAMPLE,
+            "inputs": {
+                **sampling.inputs,
+                "model": ["checkpoint", 0],
+                "clip": ["checkpoint", 1],
+                "prompts": "\n".join(json.dumps({"prompt": prompt.prompt}) for prompt in prompts),
+                "first_seed": sampling.first_seed + start,
+            },
+        },
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["checkpoint", 2]}},
+        "pictures": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }
+    if setting.concept is not None:
+        chosen = {"sae": sampling.sae, "sae.concept": setting.concept, "strength": setting.strength}
+        inputs = {**sampling.erasing, **chosen, "model": ["checkpoint", 0]}
+        graph["erase"] = {"class_type": ERASE, "inputs": inputs}
+        graph["sample"]["inputs"]["model"] = ["erase", 0]
+    return graph

@@ -1,0 +1,103 @@
+"""What an evaluation is about: which concepts, and what its pictures depend on."""
+
+import argparse
+import json
+import urllib.error
+from dataclasses import asdict
+from pathlib import Path
+
+from ..sae_ops.atomic_write import write_atomically
+from .comfyui_server import ComfyUI, ComfyUIError, default_inputs, node_schema
+from .evaluation_pictures import ERASE, SAMPLE, Sampling
+from .node_options import SAMPLING, NodeOption, given_inputs
+from .prompts import LabelledPrompt
+
+ERASING: tuple[NodeOption, ...] = (
+    ("--mode", "mode", str, "how Erase Concept edits, e.g. scale or replace"),
+    ("--branch", "branch", str, "which half of guidance it edits: cond, uncond or both"),
+    ("--start-percent", "start_percent", float, "erase from this share of the sampling on"),
+    ("--end-percent", "end_percent", float, "erase up to this share of the sampling"),
+)
+"""Inputs of Erase Concept that are options."""
+
+
+def choose_concepts(comfyui: ComfyUI, sae: str, wanted: list[str] | None, groups: dict[str, list[str]]) -> list[str]:
+    """The wanted concepts, or all that the SAE and the prompts share. Raises ValueError if one cannot be evaluated.
+
+    groups: the labels of the prompts, by group.
+    """
+    installed = _installed_concepts(comfyui, sae)
+    labels = [name for names in groups.values() for name in names]
+    for concept in wanted or ():
+        if concept not in installed:
+            raise ValueError(f"{sae} has no concept '{concept}'; it has {', '.join(installed)}.")
+        if concept not in labels:
+            raise ValueError(f"No prompt is labelled '{concept}'. Add prompts that ask for it.")
+    chosen = [concept for concept in dict.fromkeys(wanted or installed) if concept in labels]
+    if not chosen:
+        raise ValueError(
+            f"None of the concepts of {sae} ({', '.join(installed)}) is a label of the prompts ({', '.join(labels)}). "
+            "Use the SAE's names as labels."
+        )
+    twice = [name for name in chosen if labels.count(name) > 1]
+    if twice:
+        raise ValueError(f"'{twice[0]}' is a label of several groups. Give it another name in all but one of them.")
+    return chosen
+
+
+def _installed_concepts(comfyui: ComfyUI, sae: str) -> list[str]:
+    """The concepts of the SAE as Erase Concept lists them. Raises ComfyUIError if it is not installed."""
+    options = node_schema(comfyui, ERASE)["input"]["required"]["sae"][1]["options"]
+    inputs = {option["key"]: option["inputs"] for option in options}
+    if sae not in inputs:
+        raise ComfyUIError(
+            f"ComfyUI at {comfyui.url} has no SAE '{sae}'. Put the file into its models/sae; it has "
+            f"{', '.join(inputs)}."
+        )
+    kind, facts = inputs[sae]["required"]["concept"]
+    return kind if isinstance(kind, list) else facts["options"]
+
+
+def read_sampling(comfyui: ComfyUI, options: argparse.Namespace, prompts: list[LabelledPrompt]) -> Sampling:
+    """What the pictures depend on: the options, else the nodes' defaults."""
+
+    def inputs(node: str, table: tuple[NodeOption, ...]) -> dict:
+        defaults = default_inputs(node_schema(comfyui, node))
+        return {name: defaults[name] for _, name, _, _ in table} | given_inputs(options, table)
+
+    return Sampling(
+        options.checkpoint,
+        options.sae,
+        prompts,
+        options.first_seed,
+        options.batch_size,
+        inputs(SAMPLE, SAMPLING),
+        inputs(ERASE, ERASING),
+    )
+
+
+def keep_settings(comfyui: ComfyUI, out: Path, sampling: Sampling) -> None:
+    """Notes what the pictures depend on. Raises ValueError if the folder holds pictures of something else."""
+    files = {"checkpoints": sampling.checkpoint, "sae": sampling.sae}
+    stamps = {f"file {name}": _stamp(comfyui, folder, name) for folder, name in files.items()}
+    now = json.loads(json.dumps(asdict(sampling) | stamps))
+    path = out / "sampling.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in now if before.get(name) != now[name]]
+        if changed:
+            raise ValueError(
+                f"{out} holds pictures that were sampled with other settings ({', '.join(changed)}). "
+                "Choose another folder for --out, or delete this one."
+            )
+        return
+    write_atomically(path, lambda part: part.write_text(json.dumps(now, indent=2), encoding="utf-8"))
+
+
+def _stamp(comfyui: ComfyUI, folder: str, name: str) -> list:
+    """Size and time of change of a model's file, as ComfyUI knows them."""
+    try:
+        files: list[dict] = list(comfyui.request(f"/experiment/models/{folder}"))
+    except urllib.error.HTTPError:  # a ComfyUI that does not tell
+        return []
+    return [[file.get("size"), file.get("modified")] for file in files if file.get("name") == name]

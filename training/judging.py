@@ -1,0 +1,128 @@
+"""What a classifier says of pictures, kept on disk so that nothing is judged twice."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ..sae_ops.atomic_write import write_atomically
+
+PICTURES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdicts on n pictures."""
+
+    classes: dict[str, tuple[str, ...]]
+    """By group, the names of the classes."""
+    probabilities: dict[str, torch.Tensor]
+    """By group, fp32 [n, classes]."""
+    features: torch.Tensor | None
+    """What the last layer sees, fp32 [n, d], if the classifier tells."""
+
+    def seen(self, group: str) -> list[str]:
+        """The likeliest class of every picture."""
+        return [self.classes[group][index] for index in self.probabilities[group].argmax(dim=1).tolist()]
+
+    def sure(self) -> dict[str, list[float]]:
+        """By group, the probability of that class."""
+        return {group: values.amax(dim=1).tolist() for group, values in self.probabilities.items()}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Something that judges pictures."""
+
+    name: str
+    """As it was asked for."""
+    fingerprint: str
+    """Changes when it does."""
+    judge: Callable[[torch.Tensor], Judgement]
+    """uint8 [n, height, width, 3] -> what is in them."""
+
+
+class ClassifierError(ValueError):
+    """The classifier cannot be used; the message says why and what to do."""
+
+
+def check_classifier(classifier: Classifier, labels: dict[str, list[str]], height: int, width: int) -> None:
+    """Tries it on a grey picture. Raises ClassifierError if it does not know a group or a label of the prompts."""
+    classes = classifier.judge(torch.full((1, height, width, 3), 128, dtype=torch.uint8)).classes
+    for group, names in labels.items():
+        if group not in classes:
+            raise ClassifierError(
+                f"The classifier {classifier.name} does not judge '{group}', a group of labels in the prompts; it "
+                f"judges {', '.join(classes)}. Take the group out of the prompts, or choose another classifier."
+            )
+        unknown = [name for name in names if name not in classes[group]]
+        if unknown:
+            raise ClassifierError(
+                f"The classifier {classifier.name} has no class '{unknown[0]}' in its group '{group}'; it has "
+                f"{', '.join(classes[group])}. Use the same names in the prompts."
+            )
+
+
+def read_pictures(files: Sequence[Path]) -> torch.Tensor:
+    """uint8 [n, height, width, 3]. Raises OSError that names a file that is no picture."""
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            pictures.append(torch.from_numpy(numpy.array(picture.convert("RGB"))))
+    return torch.stack(pictures)
+
+
+def judge_files(classifier: Classifier, files: Sequence[Path], verdicts: Path) -> Judgement:
+    """Judges the pictures, or reads what this classifier said of them before; `verdicts` is where that is kept."""
+    known = _read(verdicts, classifier.fingerprint, len(files))
+    if known is not None:
+        return known
+    parts = [
+        classifier.judge(read_pictures(files[start : start + PICTURES_AT_ONCE]))
+        for start in range(0, len(files), PICTURES_AT_ONCE)
+    ]
+    judgement = Judgement(
+        parts[0].classes,
+        {group: torch.cat([part.probabilities[group] for part in parts]) for group in parts[0].classes},
+        None if parts[0].features is None else torch.cat([p.features for p in parts if p.features is not None]),
+    )
+    _write(verdicts, classifier.fingerprint, judgement)
+    return judgement
+
+
+def fingerprint(*facts: object) -> str:
+    """Of a file (by its content), or of what JSON can hold."""
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(fact.read_bytes() if isinstance(fact, Path) else json.dumps(fact).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _write(path: Path, classifier: str, judgement: Judgement) -> None:
+    tensors = {f"probabilities.{group}": values.contiguous() for group, values in judgement.probabilities.items()}
+    if judgement.features is not None:
+        tensors["features"] = judgement.features.contiguous()
+    metadata = {"classifier": classifier, "classes": json.dumps(judgement.classes)}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata))
+
+
+def _read(path: Path, classifier: str, pictures: int) -> Judgement | None:
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    if metadata["classifier"] != classifier:
+        return None
+    classes = {group: tuple(names) for group, names in json.loads(metadata["classes"]).items()}
+    probabilities = {group: tensors[f"probabilities.{group}"] for group in classes}
+    if any(len(values) != pictures for values in probabilities.values()):
+        return None
+    return Judgement(classes, probabilities, tensors.get("features"))

@@ -89,7 +89,7 @@ class ScreenedEncoder(nn.Module):
             return self._are_largest_in_fp32(x, latents, z, count)
         error = self.error(x, 0)
         blocks = zip(*map(_blocks, (x.bfloat16(), z, error)), strict=True)
-        found = [self._rivals(*block, count) for block in blocks]
+        found = [self._rivals(vectors, own, bound, count) for vectors, own, bound in blocks]
         asked, crowded, counts, rivals, values = map(torch.cat, zip(*found, strict=True))
         owners = torch.repeat_interleave(counts)
         columns = latents.new_full((len(self.weight),), -1)

@@ -242,3 +242,14 @@ def test_a_new_concept_takes_no_latent_that_is_taken_even_if_it_is_the_best(base
     assert train(cache, out, "--extend", base, "--groups", "form", "--supervised-steps", "10") == 0
     assert "reconstruct" not in capsys.readouterr().err, "an extension has no unsupervised phase"
     assert len(own_latents(read_header(out))) == 6
+
+
+def test_without_a_supervised_phase_the_sae_is_the_unsupervised_one_with_concepts_on_its_best_latents(cache, tmp_path):
+    steps = ("--unsupervised-steps", "60", "--supervised-steps")
+    for name, supervised in (("plain", "0"), ("longer", "1")):
+        assert train(cache, tmp_path / f"{name}.safetensors", "--latents", "48", "--k", "2", *steps, supervised) == 0
+    plain, header, _ = load_sae(tmp_path / "plain.safetensors")
+    longer, other, _ = load_sae(tmp_path / "longer.safetensors")
+    assert [concept.latents[0] for concept in header.concepts] == [concept.latents[0] for concept in other.concepts]
+    assert not torch.equal(plain.W_enc, longer.W_enc)
+    torch.testing.assert_close(plain.W_dec, longer.W_dec, rtol=0, atol=0.01)

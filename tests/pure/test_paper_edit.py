@@ -49,7 +49,7 @@ def test_the_edit_is_the_published_one(maps, activation):
 def test_its_error_has_the_sign_that_ours_has_not(maps):
     """The two differ by twice the error of the reconstruction, everywhere."""
     sae, statistics = random_sae(), random_statistics()
-    ours = ConceptEdit(sae, CONCEPTS, statistics, tuple(Erasure(concept) for concept in range(3)))(
+    ours = ConceptEdit(sae, CONCEPTS, statistics, tuple(Erasure(concept, mode="scale") for concept in range(3)))(
         maps, SIGMAS, IS_COND
     )
     published = PaperEdit(sae, CONCEPTS, statistics, ALL)(maps, SIGMAS, IS_COND)

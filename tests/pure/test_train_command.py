@@ -19,7 +19,7 @@ from sae_eraser.sae_ops.file import load_sae, read_header
 from sae_eraser.training.cache import CacheSettings, CacheWriter
 from sae_eraser.training.config import TrainingConfig
 
-STEPS = ("--unsupervised-steps", "2", "--supervised-steps", "2")
+STEPS = ("--unsupervised-steps", "2", "--supervised-steps", "2", "--concept-latents", "1")
 QUICK = ("--latents", "16", "--k", "2", *STEPS)
 
 
@@ -136,7 +136,7 @@ def test_too_few_pictures_to_hold_some_out(tmp_path, refused):
         (("--k", "17"), "k is 17.*16"),
         (("--k", "0"), "k is 0"),
         (("--latents", "4"), "5 concepts need.*there are 4 latents"),
-        (("--supervised-steps", "0"), "supervised_steps is 0"),
+        (("--supervised-steps", "-1"), "supervised_steps is -1"),
         (("--unsupervised-steps", "-1"), "unsupervised_steps is -1"),
         (("--vectors", "0"), "vectors is 0"),
         (("--maps", "-3"), "maps is -3"),

@@ -2,7 +2,7 @@
 
 PYTHONPATH=tests .venv/bin/python -m shapecanvas locate      where concepts are decided
 PYTHONPATH=tests .venv/bin/python -m shapecanvas collect     the cache for the SAEs, into output/sae_cache
-PYTHONPATH=tests .venv/bin/python -m shapecanvas calibrate   the multipliers of an SAE, by what is drawn
+PYTHONPATH=tests .venv/bin/python -m shapecanvas calibrate   how far an SAE turns concepts, by what is drawn
 PYTHONPATH=tests .venv/bin/python -m shapecanvas evaluate    the world's pictures, and concepts erased one by one
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
     evaluate_options.add_argument("--sae", help="file in models/sae; without it only the world is measured")
     evaluate_options.add_argument("--concepts", nargs="*", default=[])
     evaluate_options.add_argument("--strength", type=float, default=1.0)
-    evaluate_options.add_argument("--mode", default="scale")
+    evaluate_options.add_argument("--mode", default="turn")
     evaluate_options.add_argument("--seeds", type=int, default=10, help="pictures of each of the 96 pairs")
     options = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Calibrates the multipliers of an SAE file by what is drawn: the strength that serves best becomes 1.
+"""Calibrates how far the concepts of an SAE file are turned, by what is drawn: the strength that serves best becomes 1.
 
 For every concept a few strengths are tried on pictures of their own seeds; half of them ask for the concept. Kept is
 the strength with the best worst score of UA, IRA and CRA.
@@ -21,7 +21,7 @@ PICTURES = 48  # that ask for the concept, and as many that do not
 
 
 def calibrate(world: World, path: Path) -> None:
-    """Rewrites the SAE file with the multipliers found; prints a Markdown table of what was measured."""
+    """Rewrites the SAE file with the turns found; prints a Markdown table of what was measured."""
     from sae_eraser.sae_ops.file import load_sae, save_sae
 
     sae, header, statistics = load_sae(path)
@@ -34,7 +34,8 @@ def calibrate(world: World, path: Path) -> None:
             scores[strength] = _scores(world, model, concept.group, concept.name)
         best = max(scores, key=lambda strength: min(scores[strength]))
         print(f"| {concept.name} | {best} | " + " | ".join(f"{score:.0f}" for score in scores[best]) + " |", flush=True)
-        concepts.append(replace(concept, multiplier=concept.multiplier * best))
+        turned = replace(concept, turn=best * (1 + concept.turn) - 1, multiplier=best * concept.multiplier)
+        concepts.append(turned)
     save_sae(path, sae, replace(header, concepts=tuple(concepts)), statistics)
 
 

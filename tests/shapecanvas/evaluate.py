@@ -14,7 +14,7 @@ def erased_model(world: World, sae_name: str, concept: str, **settings):
     """The world's model as Erase Concept hands it on, with the node's defaults unless `settings` say otherwise."""
     from sae_eraser.nodes.erase_concept import EraseConcept
 
-    defaults = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "mode": "scale", "branch": "both"}
+    defaults = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "mode": "turn", "branch": "both"}
     chosen = {"sae": sae_name, "concept": concept}
     return EraseConcept.execute(model=world.model, sae=chosen, **{**defaults, **settings}).result[0]
 

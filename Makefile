@@ -9,19 +9,20 @@ else
 PYTHON ?= python3
 PY := .venv/bin/python
 SETUP := .venv/.ready .comfyui/.ready
+BROWSER := .venv/.chromium
 endif
 
-.PHONY: help setup demo test world bench bench-train bench-erase comfy lint lock check-comfyui check-tools
+.PHONY: help setup demo test world bench bench-train bench-erase tables tables-quick comfy templates lint lock check-comfyui check-tools
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-setup: $(SETUP)  ## install what the commands below need; each of them does so by itself
+setup: $(SETUP) $(BROWSER)  ## install what the commands below need; each of them does so by itself
 
 demo: $(SETUP)  ## make before and after pictures with a real ComfyUI
 	"$(PY)" tests/demo.py
 
-test: lint  ## run everything that must pass
+test: lint $(BROWSER)  ## run everything that must pass
 	"$(PY)" -m pytest
 
 world: $(SETUP)  ## train the small world anew (about an hour on two cores)
@@ -35,8 +36,17 @@ bench-train: $(SETUP) .venv-bench/.ready  ## measure how fast SAEs are trained (
 bench-erase: $(SETUP)  ## measure what erasing costs beside a step of SD 1.5 and SDXL
 	PYTHONPATH=tests "$(PY)" -m benchmarks.erase_speed
 
+tables: $(SETUP)  ## measure the papers' tables (many hours on two cores)
+	PYTHONPATH=tests "$(PY)" -m tables
+
+tables-quick: $(SETUP)  ## a smaller version of them
+	PYTHONPATH=tests "$(PY)" -m tables --quick
+
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188
 	"$(PY)" tests/comfy_server.py
+
+templates: $(SETUP)  ## write the example workflows and their thumbnails anew
+	PYTHONPATH=tests "$(PY)" -m templates
 
 lint: check-tools  ## check style and types
 	"$(PY)" -m ruff check
@@ -63,6 +73,10 @@ check-tools: $(SETUP)
 	.venv/bin/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' $<)"
 	.venv/bin/uv pip install --python .venv/bin/python --quiet --requirement $<
 	.venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.chromium: tests/browser/chromium.py | .venv/.ready
+	.venv/bin/python $<
 	@touch $@
 
 .comfyui/.ready: tests/environment/comfyui.txt | .venv/.ready

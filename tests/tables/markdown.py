@@ -1,0 +1,24 @@
+"""Measurements as Markdown tables."""
+
+from statistics import mean
+
+
+def one_concept_table(rows: list[dict]) -> str:
+    lines = ["| method | settings tried | UA | IRA | CRA | mean | broken |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [f"{row[name]:.1f} ± {row[name + ' spread']:.1f}" for name in ("UA", "IRA", "CRA", "mean", "broken")]
+        lines.append(f"| {row['method']} | {row['settings tried']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def several_concepts_table(rows: list[dict]) -> str:
+    """UA / retained accuracy, averaged over the orders."""
+    counts = sorted({row["concepts"] for row in rows})
+    lines = ["| method | " + " | ".join(map(str, counts)) + " |", "|---" * (len(counts) + 1) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells = []
+        for count in counts:
+            own = [row for row in rows if (row["method"], row["concepts"]) == (method, count)]
+            cells.append(f"{mean(row['UA'] for row in own):.1f} / {mean(row['kept'] for row in own):.1f}")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""Pictures of a measurement: what was asked for, and what the classifier sees in what was drawn."""
+
+import random
+from dataclasses import dataclass, fields
+
+import torch
+
+from shapecanvas.classifier import Classifier
+from shapecanvas.concepts import OBJECTS, STYLES, pair_prompt
+from shapecanvas.world import World, decode, sample_latents
+
+PAIRS = tuple((o, s) for o in range(len(OBJECTS)) for s in range(len(STYLES)))
+BATCH = 96
+CONFIDENT = 0.5
+"""A picture in which no object has this probability is broken."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Pictures to be drawn: (object, style) of each, indices into OBJECTS and STYLES, and its seed."""
+
+    pairs: tuple[tuple[int, int], ...]
+    seeds: tuple[int, ...]
+
+    def prompts(self) -> list[str]:
+        return [pair_prompt(OBJECTS[o], STYLES[s]) for o, s in self.pairs]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The same as drawn; each [pictures, ...]."""
+
+    asked: torch.Tensor
+    """int [pictures, 2]: object and style."""
+    seen: torch.Tensor
+    """The classifier's verdicts, likewise."""
+    confidence: torch.Tensor
+    """Its probability of the object that it sees."""
+    features: torch.Tensor
+    """fp16 [pictures, 128]."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def wanted(concepts: list[str], asking_seeds: int, others: int, first_seed: int) -> Wanted:
+    """Every pair that names one of the concepts with so many seeds each, and `others` pictures of other pairs.
+
+    Seeds are counted from first_seed; the other pairs are a random order of all, always the same, again and again.
+    """
+    asking = [pair for pair in PAIRS if OBJECTS[pair[0]] in concepts or STYLES[pair[1]] in concepts]
+    rest = [pair for pair in PAIRS if pair not in asking]
+    random.Random(0).shuffle(rest)
+    pairs = asking * asking_seeds + [rest[i % len(rest)] for i in range(others)]
+    return Wanted(tuple(pairs), tuple(range(first_seed, first_seed + len(pairs))))
+
+
+def draw(world: World, pictures: Wanted, model=None, prompts: list[str] | None = None, **sampling) -> Judged:
+    """Samples and judges. prompts: other words for the same pairs."""
+    words = prompts or pictures.prompts()
+    images = []
+    for start in range(0, len(words), BATCH):
+        part = slice(start, start + BATCH)
+        images.append(decode(world, sample_latents(world, words[part], list(pictures.seeds[part]), model, **sampling)))
+    return judged(world.classifier, torch.cat(images), torch.tensor(pictures.pairs))
+
+
+@torch.inference_mode()
+def judged(classifier: Classifier, images: torch.Tensor, asked: torch.Tensor) -> Judged:
+    """images [pictures, height, width, 3] in 0..1, asked int [pictures, 2]."""
+    features = classifier.features(images.movedim(-1, 1).float())
+    objects = classifier.object_head(features).softmax(dim=1)
+    styles = classifier.style_head(features)
+    confidence, seen = objects.max(dim=1)
+    return Judged(asked, torch.stack([seen, styles.argmax(dim=1)], dim=1), confidence, features.half())
+
+
+def scores(found: Judged, concepts: list[str]) -> dict[str, float]:
+    """UA, IRA and CRA in per cent, every pair weighing the same, and the share of broken pictures that asked for one.
+
+    UA: not seen where a concept was asked for. IRA: right among the others of the group, CRA: right in the other group,
+    over all pictures (UnlearnCanvas; SAeUron, arXiv 2501.18052). With several concepts UA is their mean.
+    """
+    own = 0 if concepts[0] in OBJECTS else 1
+    names = (OBJECTS, STYLES)[own]
+    erased = torch.tensor([names.index(concept) for concept in concepts])
+    asking = torch.isin(found.asked[:, own], erased)
+    right = (found.asked == found.seen).double()
+    share = len(concepts) / len(names)
+    crossed = share * right[asking, 1 - own].mean() + (1 - share) * right[~asking, 1 - own].mean()
+    return {
+        "UA": 100 * (1 - right[asking, own].mean().item()),
+        "IRA": 100 * right[~asking, own].mean().item(),
+        "CRA": 100 * crossed.item(),
+        "broken": 100 * (found.confidence[asking] < CONFIDENT).double().mean().item(),
+    }

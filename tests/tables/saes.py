@@ -1,0 +1,98 @@
+"""The SAEs that are compared, all from one base: unsupervised, fine-tuned as SAEmnesia, and fine-tuned as ours."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sae_eraser.nodes.sae_files import LoadedSAE
+from sae_eraser.sae_ops.concepts import term_ranges
+from sae_eraser.sae_ops.file import load_sae
+from sae_eraser.training import cli
+from sae_eraser.training.assign import LatentMeans, latent_means
+from sae_eraser.training.cache import Cache
+from sae_eraser.training.concept_tables import Settings, select_concepts
+from sae_eraser.training.data import LabelledImages, choose_images
+from sae_eraser.training.stream import held_out
+from shapecanvas.concepts import OBJECTS, STYLES
+
+GROUPS = {"object": OBJECTS, "style": STYLES}
+HOOKPOINTS = {"object": "mid_block.attentions.0", "style": "up_blocks.0.attentions.1"}
+LATENTS, K = 1024, 16
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the activations are and where SAEs go."""
+
+    cache: Path
+    folder: Path
+
+    def path(self, kind: str, group: str, seed: int) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{kind}_{group}_{seed}.safetensors"
+
+    def images(self, group: str) -> LabelledImages:
+        """Those trained on, labelled with the concepts of the group."""
+        cache = Cache(self.cache)
+        concepts = [(group, name) for name in GROUPS[group]]
+        return choose_images(cache, HOOKPOINTS[group], ~held_out(cache), concepts, 4_000_000)
+
+
+def opened(path: Path) -> LoadedSAE:
+    return LoadedSAE(path.stem, *load_sae(path))
+
+
+def trained(place: Workplace, kind: str, group: str, seed: int, *options: str) -> LoadedSAE:
+    """An SAE by `sae-eraser train` with these options, made if it is not there."""
+    path = place.path(kind, group, seed)
+    if not path.exists():
+        command = ["train", str(place.cache), "--out", str(path), "--hookpoint", HOOKPOINTS[group], "--groups", group]
+        command += ["--latents", str(LATENTS), "--k", str(K), "--seed", str(seed), *options]
+        if cli.main(command):
+            raise SystemExit(f"Could not train {path}.")
+    return opened(path)
+
+
+def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
+    """SAeUron's: nothing but reconstruction."""
+    return trained(place, "unsupervised", group, seed, "--supervised-steps", "0")
+
+
+def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
+    """Ours."""
+    return trained(place, "supervised", group, seed)
+
+
+def means_of_all_latents(place: Workplace, sae: LoadedSAE, group: str) -> tuple[LatentMeans, torch.Tensor]:
+    """SAeUron's table of how strongly every latent fires with each concept, and its noise levels."""
+    path = place.folder / f"{sae.name}.means.safetensors"
+    images = place.images(group)
+    if not path.exists():
+        save_file(vars(latent_means(sae.autoencoder, images)), path)
+    return LatentMeans(**load_file(path)), images.levels()[0]
+
+
+def saeuron(place: Workplace, sae: LoadedSAE, group: str, latents: int) -> LoadedSAE:
+    """The SAE with SAeUron's choice of concepts: at every noise level the `latents` best by score.
+
+    The percentile that keeps so many of n latents, as 99.999 keeps one of 20,480.
+    """
+    means, sigmas = means_of_all_latents(place, sae, group)
+    percentile = 100 * (LATENTS - latents - 0.5) / (LATENTS - 1)
+    settings = dict.fromkeys(GROUPS[group], Settings(percentile))
+    concepts, statistics = select_concepts(means, sigmas, group, settings)
+    return replace(sae, header=replace(sae.header, concepts=concepts), statistics=statistics)
+
+
+def scaled(sae: LoadedSAE, multiplier: float) -> LoadedSAE:
+    """The SAE with gammas such that gamma * mu is `multiplier`, averaged over noise levels and latents of a concept.
+
+    How large mu is depends on the model, so the papers' own gammas mean nothing in another one.
+    """
+    concepts = []
+    for concept, terms in zip(sae.header.concepts, term_ranges(sae.header.concepts), strict=True):
+        own = sae.statistics.with_concept[:, list(terms)]
+        concepts.append(replace(concept, multiplier=multiplier / float(own[own > 0].mean())))
+    return replace(sae, header=replace(sae.header, concepts=tuple(concepts)))

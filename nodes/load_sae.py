@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..sae_ops.file import SAEFileError
-from .sae_files import NONE_INSTALLED, fingerprint, list_saes, open_sae, sae_path
+from .sae_files import NONE_INSTALLED, fingerprint, list_origins, list_saes, open_sae, sae_path
 
 SAE = io.Custom("SAE")
 
@@ -21,7 +21,10 @@ class LoadSAE(io.ComfyNode):
             search_aliases=["sparse autoencoder", "SAE loader"],
             inputs=[
                 io.Combo.Input(
-                    "sae_name", options=list(list_saes()) or [NONE_INSTALLED], tooltip="A file from models/sae."
+                    "sae_name",
+                    options=list(list_saes()) or [NONE_INSTALLED],
+                    tooltip="A file from models/sae.",
+                    extra_dict={"sae_origins": list_origins()},  # for web/sae_files.js
                 )
             ],
             outputs=[SAE.Output(tooltip="The loaded SAE.")],

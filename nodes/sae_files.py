@@ -1,20 +1,23 @@
 """The folder models/sae: what is in it, and SAEs loaded from it, each read once."""
 
 import functools
+import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
 
 from ..sae_ops.autoencoder import SparseAutoencoder
-from ..sae_ops.concepts import ConceptStatistics
+from ..sae_ops.concepts import Concept, ConceptStatistics
 from ..sae_ops.file import SAEFileError, SAEHeader, is_sae_file, read_header
 from ..sae_ops.formats import open_any, recognise
 from ..sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 
 FOLDER = "sae"
 NONE_INSTALLED = "no SAE installed"
+SAMPLES, SAMPLE_BYTES = 64, 4096
 
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
 folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], set(WEIGHT_SUFFIXES))
@@ -32,20 +35,21 @@ class LoadedSAE:
 
 
 def list_saes() -> dict[str, tuple[str, ...]]:
-    """The SAE files of models/sae and their concepts, without reading weights; files that are no SAE are left out.
+    """The SAE files of models/sae and their concepts, group by group, without reading weights.
 
-    Other tools' SAEs are in it, by the name of their weights file and without concepts.
+    Concepts of the same name in two groups are written "group: name". Files that are no SAE are left out. Other tools'
+    SAEs are in it, by the name of their weights file and without concepts.
     """
-    found = {}
-    for name in folder_paths.get_filename_list(FOLDER):
-        path = folder_paths.get_full_path(FOLDER, name)
-        if path is None:  # a link to a file that is gone
-            continue
-        try:
-            found[name] = _concepts(*_stamp(path))
-        except (SAEFileError, OSError):
-            continue
-    return found
+    return {name: listing.concepts for name, listing in _listings().items()}
+
+
+def list_origins() -> dict[str, dict[str, str]]:
+    """For the web page: of every SAE file its "id", which tells another file of the same name, and, if it says so
+    itself, the "url" it can be downloaded from."""
+    return {
+        name: {"id": listing.id} | ({"url": listing.url} if listing.url else {})
+        for name, listing in _listings().items()
+    }
 
 
 def sae_path(name: str) -> Path:
@@ -76,11 +80,58 @@ def _stamp(path: str | Path) -> tuple[str, float, int]:
     return str(path), status.st_mtime, status.st_size
 
 
+@dataclass(frozen=True)
+class _Listing:
+    """What a list of files shows of one."""
+
+    concepts: tuple[str, ...]
+    id: str
+    url: str
+
+
+def _listings() -> dict[str, _Listing]:
+    found = {}
+    for name in folder_paths.get_filename_list(FOLDER):
+        path = folder_paths.get_full_path(FOLDER, name)
+        if path is None:  # a link to a file that is gone
+            continue
+        try:
+            found[name] = _listing(*_stamp(path))
+        except (SAEFileError, OSError):
+            continue
+    return found
+
+
 @functools.lru_cache(maxsize=512)
-def _concepts(path: str, mtime: float, size: int) -> tuple[str, ...]:
+def _listing(path: str, mtime: float, size: int) -> _Listing:
     if not is_sae_file(Path(path)) and recognise(Path(path)):
-        return ()
-    return tuple(concept.name for concept in read_header(Path(path)).concepts)
+        return _Listing((), content_id(path), "")
+    header = read_header(Path(path))
+    return _Listing(_labels(header.concepts), content_id(path), str(header.training.get("url", "")))
+
+
+def _labels(concepts: tuple[Concept, ...]) -> tuple[str, ...]:
+    """Group by group, in the order of the file."""
+    groups = list(dict.fromkeys(concept.group for concept in concepts))
+    namesakes = Counter(concept.name.casefold() for concept in concepts)
+    return tuple(
+        concept.name if namesakes[concept.name.casefold()] == 1 else f"{concept.group}: {concept.name}"
+        for concept in sorted(concepts, key=lambda concept: groups.index(concept.group))
+    )
+
+
+def content_id(path: str | Path) -> str:
+    """12 hexadecimal digits that differ for two trainings: a hash of the size and of 64 samples of 4 kB.
+
+    It reads no more of a large file than that, so it does not prove that two files are equal everywhere.
+    """
+    size = os.stat(path).st_size
+    found = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for sample in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+            found.update(file.read(SAMPLE_BYTES))
+    return found.hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=4)

@@ -47,4 +47,5 @@ def _line(concept: Concept) -> str:
     latents = ", ".join(map(str, concept.latents))
     named = {"accuracy": "balanced_accuracy", "separation": "separation"}
     facts = [f", {name} {concept.facts[fact]}" for name, fact in named.items() if concept.facts.get(fact) is not None]
-    return f"  {concept.group}: {concept.name:<12} latent {latents:<6} x {concept.multiplier:g}{''.join(facts)}"
+    pushed = f"turn {concept.turn:.3g}, multiplier {concept.multiplier:.3g}"
+    return f"  {concept.group}: {concept.name:<12} latents {latents}, {pushed}{''.join(facts)}"

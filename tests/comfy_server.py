@@ -41,10 +41,10 @@ class Server:
         return (self.base / "server.log").read_text(errors="replace")
 
 
-def prepare_base(base: Path) -> None:
+def prepare_base(base: Path, pack: Path = ROOT) -> None:
     """Fill a ComfyUI base directory with links to the pack, the small world and its weights."""
     weights = SHAPECANVAS / "weights"
-    _link(base / "custom_nodes" / "sae-eraser", ROOT)
+    _link(base / "custom_nodes" / "sae-eraser", pack)
     _link(base / "custom_nodes" / "shapecanvas", SHAPECANVAS / "extension")
     _link(base / "models" / "checkpoints" / "shapecanvas.safetensors", weights / "shapecanvas.safetensors")
     for stale in (base / "models" / "sae").glob("*.safetensors"):
@@ -61,11 +61,11 @@ def arguments(base: Path) -> list[str]:
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
+def running_server(pack: Path = ROOT) -> Iterator[Server]:
     """A server with a base directory of its own; both are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="sae-eraser-") as folder:
         base = Path(folder)
-        prepare_base(base)
+        prepare_base(base, pack)
         port = _free_port()
         server = Server(f"http://127.0.0.1:{port}", base)
         with (base / "server.log").open("wb") as log:

@@ -1,19 +1,49 @@
 """The pack as the Comfy registry sees it."""
 
-import os
-import subprocess
-import sys
+import tomllib
+from pathlib import PurePosixPath
+from zipfile import ZipFile
 
 import pytest
 
 from checkout import ROOT
+from packing import comfy_node, copy_checkout, files_of_checkout, pack
+
+pytest.importorskip("comfy_cli")
+FOLDERS = ("example_workflows", "locales", "nodes", "sae_ops", "training", "web")
+FILES = ("LICENSE", "README.md", "__init__.py", "pyproject.toml")
+MAX_BYTES = 1_000_000
 
 
-def test_the_registry_would_accept_the_pack(tmp_path):
-    pytest.importorskip("comfy_cli")
-    command = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "node", "validate"]
-    variables = os.environ | {"HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert run.returncode == 0, run.stdout
-    assert "All validation checks passed" in run.stdout
-    assert "Warning" not in run.stdout
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return copy_checkout(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture(scope="module")
+def archive(checkout):
+    with ZipFile(pack(checkout)) as opened:
+        yield opened
+
+
+def test_the_registry_would_accept_the_pack(checkout):
+    said = comfy_node("validate", checkout)
+    assert "All validation checks passed" in said
+    assert "Warning" not in said
+
+
+def test_the_zip_holds_what_comfyui_and_its_users_read_and_nothing_else(archive):
+    packed = archive.namelist()
+    assert {PurePosixPath(name).parts[0] for name in packed} == {*FOLDERS, *FILES}
+    assert {name for name in files_of_checkout() if PurePosixPath(name).parts[0] in FOLDERS} <= set(packed)
+
+
+def test_the_zip_is_small(archive):
+    assert sum(entry.compress_size for entry in archive.infolist()) < MAX_BYTES
+
+
+def test_a_version_tag_publishes_the_version_in_pyproject():
+    """.github/workflows/publish.yml looks for this very line."""
+    text = (ROOT / "pyproject.toml").read_text()
+    version = tomllib.loads(text)["project"]["version"]
+    assert text.splitlines().count(f'version = "{version}"') == 1

@@ -5,7 +5,7 @@ import torch
 
 from sae_eraser.nodes.concept_heatmap import ConceptHeatmap, as_pictures
 from sae_eraser.nodes.heat_pictures import colours, overlay, strip
-from sae_eraser.sae_ops.concepts import find_concept
+from sae_eraser.sae_ops.concepts import detecting_terms, find_concept
 from shapecanvas.concepts import pair_prompt
 from shapecanvas.world import World, decode, sample_latents
 from with_comfyui.watching import OBJECTS_SAE, watched
@@ -30,8 +30,9 @@ def test_the_mask_says_at_how_many_steps_it_fired_at_each_place(run):
     assert mask.shape == images.shape[:3] and mask.min() >= 0 and mask.max() <= 1
     found = watch.run_of(latent["samples"])
     index = find_concept(watch.sae.header.concepts, "house")
-    means = watch.sae.statistics.at(found.sigmas, torch.tensor([index]))["overall"]
-    expected = (found.z[:, 0, index] > means[:, :, None]).float().mean(dim=0)
+    (term,) = detecting_terms(watch.sae.header.concepts)[index]
+    means = watch.sae.statistics.at(found.sigmas, torch.tensor([term]))["overall"]
+    expected = (found.z[:, 0, term] > means[:, :, None]).float().mean(dim=0)
     assert 0 < expected.mean() < 1
     places = mask[0].unflatten(0, (4, 16)).unflatten(2, (6, 16)).mean(dim=(1, 3))
     torch.testing.assert_close(places, expected, atol=0.35, rtol=0)

@@ -42,7 +42,7 @@ def options_of(node) -> dict[str, list[str]]:
 
 
 def test_the_dropdown_lists_files_and_their_concepts(folder):
-    assert options_of(EraseConcept) == {GOOD: ["disc", "box", "wavy", "grainy", "silent"]}
+    assert options_of(EraseConcept) == {GOOD: ["disc", "box", "silent", "wavy", "grainy"]}
 
 
 def test_the_dropdown_follows_the_folder(folder):

@@ -1,0 +1,120 @@
+"""The dropdowns of SAE files and concepts, and what is said when they do not fit the workflow."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from browser.comfy_page import ComfyPage
+from checkout import ROOT
+from sae_eraser.sae_ops.file import load_sae, save_sae
+from shapecanvas.concepts import OBJECTS, STYLES
+
+WEIGHTS = ROOT / "tests" / "shapecanvas" / "weights"
+OBJECTS_FILE, STYLES_FILE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_styles.safetensors"
+ERASE = "SAEEraser_EraseConcept"
+URL = "https://huggingface.co/someone/saes/resolve/main/"
+
+
+@pytest.fixture
+def workflow() -> dict:
+    return json.loads((ROOT / "example_workflows" / "Erase one concept.json").read_text())
+
+
+@pytest.fixture
+def models(server):
+    """Puts one of the small world's files into models/sae under another name, with an address; gone afterwards."""
+    added: list[Path] = []
+
+    def add(name: str, of: str) -> None:
+        added.append(server.base / "models" / "sae" / name)
+        sae, header, statistics = load_sae(WEIGHTS / of)
+        save_sae(added[-1], sae, replace(header, training={"url": URL + name}), statistics)
+
+    yield add
+    for path in added:
+        path.unlink()
+
+
+def erase_node(workflow: dict) -> dict:
+    (node,) = (node for node in workflow["nodes"] if node["type"] == ERASE)
+    return node
+
+
+def test_concepts_follow_the_file_and_a_new_file_is_seen_after_r(comfy: ComfyPage, workflow, models):
+    comfy.open()
+    comfy.load(workflow)
+    assert sorted(comfy.options(ERASE, "sae.concept")) == sorted(OBJECTS)
+    comfy.choose(ERASE, "sae", STYLES_FILE)
+    assert sorted(comfy.options(ERASE, "sae.concept")) == sorted(STYLES)
+    comfy.choose(ERASE, "sae.concept", "neon")
+    models("new.safetensors", of=OBJECTS_FILE)
+    comfy.press_r()
+    assert comfy.widgets(ERASE)["sae"] == STYLES_FILE
+    assert comfy.widgets(ERASE)["sae.concept"] == "neon"
+    comfy.choose(ERASE, "sae", "new.safetensors")
+    assert sorted(comfy.options(ERASE, "sae.concept")) == sorted(OBJECTS)
+    comfy.choose(ERASE, "sae.concept", "heart")
+    saved = erase_node(comfy.saved())
+    assert saved["widgets_values"][:3] == ["new.safetensors", "heart", 1]
+    models = saved["properties"]["models"]
+    assert models == [{"name": "new.safetensors", "url": URL + "new.safetensors", "directory": "sae"}]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes_2.0"])
+def test_a_workflow_with_a_missing_file_says_so_and_keeps_all_values(comfy: ComfyPage, workflow, models, vue):
+    node = erase_node(workflow)
+    node["widgets_values"][:3] = ["gone.safetensors", "heart", 0.75]
+    node["properties"]["sae_id"] = "0123456789ab"
+    comfy.open(**{"Comfy.VueNodes.Enabled": vue})
+    comfy.load(workflow)
+    comfy.page.get_by_text("gone.safetensors is missing").wait_for()
+    comfy.screenshot("missing")
+    saved = erase_node(comfy.saved())
+    assert saved["widgets_values"] == node["widgets_values"]
+    assert saved["properties"]["sae_id"] == "0123456789ab"
+    assert saved["outputs"][0]["links"] == node["outputs"][0]["links"]
+    models("gone.safetensors", of=OBJECTS_FILE)
+    comfy.press_r()
+    saved = erase_node(comfy.saved())
+    assert saved["widgets_values"] == node["widgets_values"]
+    assert saved["properties"]["sae_id"] != "0123456789ab"
+    assert sorted(comfy.options(ERASE, "sae.concept")) == sorted(OBJECTS)
+    comfy.page.get_by_text("gone.safetensors is missing").wait_for(state="hidden")
+
+
+def test_a_run_with_a_missing_file_says_what_to_do(comfy: ComfyPage, workflow):
+    erase_node(workflow)["widgets_values"][0] = "gone.safetensors"
+    comfy.open()
+    comfy.load(workflow)
+    comfy.run()
+    comfy.page.get_by_role("button", name="View details").click()
+    comfy.page.get_by_text("The SAE 'gone.safetensors' is not installed. Put SAE files").first.wait_for()
+
+
+def test_a_concept_that_the_file_lacks_is_named(comfy: ComfyPage, workflow):
+    node = erase_node(workflow)
+    node["widgets_values"][1] = "dragon"
+    comfy.open()
+    comfy.load(workflow)
+    comfy.page.get_by_text("'sae_shapecanvas_objects.safetensors' has no concept 'dragon'").wait_for()
+    comfy.screenshot("named")
+    assert erase_node(comfy.saved())["widgets_values"] == node["widgets_values"]
+    comfy.run()
+    comfy.page.get_by_text("Invalid input").first.wait_for()
+
+
+def test_another_file_of_the_same_name_is_noticed(comfy: ComfyPage, workflow):
+    erase_node(workflow)["properties"]["sae_id"] = "0123456789ab"
+    comfy.open()
+    comfy.load(workflow)
+    comfy.page.get_by_text("made with another 'sae_shapecanvas_objects.safetensors' (0123456789ab)").wait_for()
+    comfy.screenshot("noticed")
+    saved = comfy.saved()
+    assert erase_node(saved)["properties"]["sae_id"] != "0123456789ab"
+    comfy.page.reload()
+    comfy.wait_for("window.app?.vueAppReady && window.app.rootGraph?.nodes.length")
+    comfy.load(saved)
+    comfy.page.wait_for_timeout(500)
+    assert not comfy.page.get_by_text("made with another").count()

@@ -1,0 +1,43 @@
+"""The templates in the page: complete, nothing cut off, nothing on top of something else."""
+
+import json
+
+import pytest
+
+from browser.comfy_page import ComfyPage
+from checkout import ROOT
+
+TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
+UNKNOWN = "app.graph.nodes.filter(n => n.has_errors || !LiteGraph.registered_node_types[n.type]).map(n => n.type)"
+BOXES = "app.graph.nodes.map(n => [n.title, ...n.pos, ...n.size, ...n.computeSize()])"
+CUT_NOTES = """[...document.querySelectorAll('.comfy-markdown-content')]
+    .filter(note => note.scrollHeight > note.clientHeight + 1).map(note => note.innerText)"""
+TITLE_HEIGHT = 30
+
+
+def overlap(a: list, b: list) -> bool:
+    return all(
+        a[1 + axis] - bar < b[1 + axis] + b[3 + axis] and b[1 + axis] - bar < a[1 + axis] + a[3 + axis]
+        for axis, bar in ((0, 0), (1, TITLE_HEIGHT))
+    )
+
+
+def test_every_template_opens_and_is_laid_out_well(comfy: ComfyPage):
+    comfy.open()
+    for path in TEMPLATES:
+        comfy.load(json.loads(path.read_text()))
+        comfy.page.wait_for_timeout(1500)  # until the notes are drawn
+        comfy.screenshot(path.stem.replace(" ", "_"))
+        assert comfy.page.evaluate(UNKNOWN) == []
+        assert comfy.page.evaluate(CUT_NOTES) == []
+        boxes = comfy.page.evaluate(BOXES)
+        assert len(boxes) > 2
+        for index, box in enumerate(boxes):
+            title, _, _, _, height, least_width, least_height = box
+            assert height >= least_height, f"{title} must be {least_width} x {least_height}"
+            assert [other[0] for other in boxes[index + 1 :] if overlap(box, other)] == [], f"{title} lies on these"
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_every_template_has_a_thumbnail(path):
+    assert path.with_suffix(".jpg").exists(), "make templates"

@@ -1,0 +1,68 @@
+"""What the dropdowns list of models/sae, and how the page recognises a file."""
+
+from pathlib import Path
+
+import folder_paths
+import pytest
+
+from sae_eraser.nodes.load_sae import LoadSAE
+from sae_eraser.nodes.sae_files import content_id, list_origins, list_saes, open_sae
+from sae_eraser.sae_ops.concepts import Concept, find_concept
+from with_comfyui.random_files import CONCEPTS, write_random_sae
+
+MID = "mid_block.attentions.0"
+
+
+@pytest.fixture
+def folder(pack, tmp_path, monkeypatch) -> Path:
+    """Stands for models/sae."""
+    _, suffixes = folder_paths.folder_names_and_paths["sae"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], suffixes))
+    return tmp_path
+
+
+def test_concepts_are_listed_group_by_group(folder):
+    write_random_sae(folder / "a.safetensors", MID)
+    assert list_saes() == {"a.safetensors": ("disc", "box", "silent", "wavy", "grainy")}
+
+
+def test_namesakes_are_told_apart_and_can_be_chosen_as_listed(folder):
+    concepts = (*CONCEPTS[:-1], Concept("Wavy", "object", (9,)))
+    write_random_sae(folder / "a.safetensors", MID, concepts=concepts)
+    (listed,) = list_saes().values()
+    assert listed == ("disc", "box", "object: Wavy", "style: wavy", "grainy")
+    header = open_sae("a.safetensors").header
+    assert [concepts[find_concept(header.concepts, label)].group for label in listed] == 3 * ["object"] + 2 * ["style"]
+
+
+def test_the_page_is_told_which_file_it_is_and_where_to_get_it(folder):
+    write_random_sae(folder / "a.safetensors", MID, training={"url": "https://example.org/a.safetensors"})
+    write_random_sae(folder / "b.safetensors", MID)
+    told = LoadSAE.GET_NODE_INFO_V1()["input"]["required"]["sae_name"][1]["sae_origins"]
+    assert told == list_origins()
+    assert told["a.safetensors"]["url"] == "https://example.org/a.safetensors"
+    assert "url" not in told["b.safetensors"]
+
+
+def test_another_training_has_another_id_and_a_copy_has_the_same(folder):
+    write_random_sae(folder / "a.safetensors", MID)
+    (folder / "copy.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
+    write_random_sae(folder / "other.safetensors", MID, seed=1)
+    a, copy, other = (content_id(folder / f"{name}.safetensors") for name in ("a", "copy", "other"))
+    assert a == copy != other
+    assert (folder / "a.safetensors").stat().st_size == (folder / "other.safetensors").stat().st_size
+    assert len(a) == 12
+
+
+def test_a_file_trained_anew_under_its_name_is_seen(folder):
+    write_random_sae(folder / "a.safetensors", MID)
+    before = list_origins()
+    write_random_sae(folder / "a.safetensors", MID, seed=1, concepts=CONCEPTS[:2])
+    assert list_origins() != before
+    assert list_saes() == {"a.safetensors": ("disc", "box")}
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_short_files_have_ids(tmp_path, size):
+    (tmp_path / "a").write_bytes(b"x" * size)
+    assert len(content_id(tmp_path / "a")) == 12

@@ -1,0 +1,118 @@
+// Lists of SAE files and of their concepts in the page: what a dropdown that is built once cannot know.
+// - R: files that were added, removed or trained anew since the node was made
+// - a workflow that names a file which is not installed keeps its concept and all other values
+// - a workflow made with another file of the same name, or with a concept that the file lacks, says so
+import { app } from "../../scripts/app.js";
+
+const LIST = "COMFY_DYNAMICCOMBO_V3";
+let definitions = {};
+
+const listSpec = (node) => {
+  const spec = definitions[node.type]?.input?.required?.sae;
+  return spec?.[0] === LIST ? spec : undefined;
+};
+
+const fileWidget = (node) => node.widgets?.find((widget) => widget.name === (listSpec(node) ? "sae" : "sae_name"));
+
+const origins = () => definitions.SAEEraser_LoadSAE?.input.required.sae_name[1].sae_origins ?? {};
+
+/** Builds the list of files anew, with `file` and `concept` chosen, whether the file is installed or not. */
+function rebuildList(node, file, concept) {
+  const [type, settings] = listSpec(node);
+  const installed = settings.options.map((option) => option.key);
+  const inputs = { required: { concept: ["COMBO", { options: concept == null ? [] : [concept] }] } };
+  const options = installed.includes(file) ? settings.options : [...settings.options, { key: file, inputs }];
+
+  const place = node.widgets.findIndex((widget) => widget.name === "sae");
+  const [old] = node.widgets.splice(place, 1);
+  const { widget } = app.widgets[LIST](node, "sae", [type, { ...settings, options }], app);
+  const added = node.widgets.splice(node.widgets.indexOf(widget));
+  node.widgets.splice(place, 0, ...added);
+  widget.options.values = installed; // so that ComfyUI reports a file that is not among them as missing
+  widget.tooltip = old.tooltip;
+  widget.value = file;
+  const concepts = node.widgets.find((other) => other.name === "sae.concept");
+  if (concept != null && concepts) concepts.value = concept;
+}
+
+/** Shows it for half a minute: the same corner has ComfyUI's own errors. */
+const warn = (summary, detail) =>
+  app.extensionManager.toast.add({ severity: "warn", summary, detail, life: 30_000 });
+
+/** Says so if the workflow was made with another file of the same name, or if the file lacks the concept. */
+function compareFiles(node, properties) {
+  const name = fileWidget(node)?.value;
+  const now = origins()[name]?.id;
+  if (!now) return;
+  if (properties?.sae_id && properties.sae_id !== now)
+    warn(
+      "Another SAE of the same name",
+      `${node.title}: this workflow was made with another '${name}' (${properties.sae_id}) than the one in ` +
+        `models/sae (${now}). Its pictures may differ. To repeat them, put the file of the workflow there and press R.`,
+    );
+  const concept = node.widgets.find((widget) => widget.name === "sae.concept");
+  if (concept && !concept.options.values.includes(concept.value))
+    warn(
+      "A concept is missing",
+      `${node.title}: '${name}' has no concept '${concept.value}'. Choose one from its list, or another SAE.`,
+    );
+}
+
+/** Writes into the workflow which file was used, and where to get it. */
+function rememberFile(node, saved) {
+  const name = fileWidget(node)?.value;
+  const origin = origins()[name];
+  saved.properties ??= {};
+  if (origin) saved.properties.sae_id = origin.id;
+  const models = (saved.properties.models ?? []).filter((model) => model.name === name);
+  if (origin?.url) models.splice(0, 1, { name, url: origin.url, directory: "sae" });
+  if (models.length) saved.properties.models = models;
+  else delete saved.properties.models;
+}
+
+function after(prototype, method, then) {
+  const before = prototype[method];
+  prototype[method] = function (...values) {
+    const result = before?.apply(this, values);
+    then(this, ...values);
+    return result;
+  };
+}
+
+app.registerExtension({
+  name: "SAEEraser.Files",
+
+  addCustomNodeDefs(defs) {
+    definitions = defs;
+  },
+
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    definitions[nodeData.name] = nodeData;
+    if (!nodeData.name.startsWith("SAEEraser_")) return;
+    const inputs = nodeData.input?.required ?? {};
+    const hasList = inputs.sae?.[0] === LIST;
+    if (!hasList && !inputs.sae_name) return;
+
+    const configure = nodeType.prototype.configure;
+    nodeType.prototype.configure = function (saved) {
+      if (hasList && saved.widgets_values) {
+        const place = this.widgets.findIndex((widget) => widget.name === "sae");
+        const [file, concept] = saved.widgets_values.slice(place);
+        if (!this.widgets[place].options.values.includes(file)) rebuildList(this, file, concept);
+      }
+      return configure.call(this, saved);
+    };
+    after(nodeType.prototype, "onConfigure", (node, saved) => compareFiles(node, saved.properties));
+    after(nodeType.prototype, "onSerialize", rememberFile);
+  },
+
+  refreshComboInNodes(defs) {
+    definitions = defs;
+    for (const graph of [app.rootGraph, ...app.rootGraph.subgraphs.values()])
+      for (const node of graph.nodes)
+        if (node.type.startsWith("SAEEraser_") && listSpec(node)) {
+          const [file, concept] = ["sae", "sae.concept"].map((name) => node.widgets.find((w) => w.name === name)?.value);
+          rebuildList(node, file, concept);
+        }
+  },
+});

@@ -1,10 +1,10 @@
 """The pack as the Comfy registry sees it."""
 
-import tomllib
 from pathlib import PurePosixPath
 from zipfile import ZipFile
 
 import pytest
+import tomllib
 
 from checkout import ROOT
 from packing import comfy_node, copy_checkout, files_of_checkout, pack

@@ -34,8 +34,8 @@ class CollectActivations(io.ComfyNode):
             search_aliases=["activation cache", "train SAE", "dataset"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
+                io.Model.Input("model", tooltip="The model that samples. It is not changed."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.String.Input(
                     "prompts",
                     multiline=True,
@@ -50,13 +50,32 @@ class CollectActivations(io.ComfyNode):
                 ),
                 io.String.Input("name", default="my_cache", tooltip="The cache goes to output/sae_cache/NAME."),
                 io.Int.Input("seeds", default=4, min=1, max=10_000, tooltip="Pictures of every prompt."),
-                io.Int.Input("first_seed", default=0, min=0, max=2**48, advanced=True),
-                io.Int.Input("steps", default=25, min=1, max=1000),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=30.0, step=0.1),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler"),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal"),
-                io.Int.Input("width", default=512, min=16, max=8192, step=8),
-                io.Int.Input("height", default=512, min=16, max=8192, step=8),
+                io.Int.Input(
+                    "first_seed",
+                    default=0,
+                    min=0,
+                    max=2**48,
+                    advanced=True,
+                    tooltip="The first seed of every prompt; the next has the next one.",
+                ),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Steps of the sampler."),
+                io.Float.Input(
+                    "cfg", default=7.0, min=0.0, max=30.0, step=0.1, tooltip="Strength of classifier-free guidance."
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="Which sampler makes the pictures.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    tooltip="Which noise levels the steps are at.",
+                ),
+                io.Int.Input("width", default=512, min=16, max=8192, step=8, tooltip="Of the pictures, in pixels."),
+                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Of the pictures, in pixels."),
                 io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="Pictures sampled at once."),
                 *_what_to_keep(),
                 io.Combo.Input(

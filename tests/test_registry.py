@@ -1,10 +1,10 @@
 """The pack as the Comfy registry sees it."""
 
+import re
 from pathlib import PurePosixPath
 from zipfile import ZipFile
 
 import pytest
-import tomllib
 
 from checkout import ROOT
 from packing import comfy_node, copy_checkout, files_of_checkout, pack
@@ -44,6 +44,4 @@ def test_the_zip_is_small(archive):
 
 def test_a_version_tag_publishes_the_version_in_pyproject():
     """.github/workflows/publish.yml looks for this very line."""
-    text = (ROOT / "pyproject.toml").read_text()
-    version = tomllib.loads(text)["project"]["version"]
-    assert text.splitlines().count(f'version = "{version}"') == 1
+    assert len(re.findall(r'^version = "\d+\.\d+\.\d+"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)) == 1

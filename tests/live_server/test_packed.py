@@ -32,8 +32,8 @@ def installed(unpacked) -> Iterator[Server]:
 
 def training_graph() -> dict:
     """Two prompts collected and an SAE trained on them, as small as may be, in the API's format."""
-    collecting = {"prompts": PROMPTS, "hookpoints": BLOCK, "name": "packed", "seeds": 2, "first_seed": 0, "steps": 2}
-    sampling = {"cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64, "batch_size": 4}
+    collecting = {"prompts": PROMPTS, "hookpoints": BLOCK, "name": "packed", "seeds": 12, "first_seed": 0, "steps": 2}
+    sampling = {"cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64, "batch_size": 24}
     keeping = {"storage": "fp16", "keep_steps": 0, "keep_positions": 0, "sigma_min": 0.0, "sigma_max": 0.0}
     phases = {"latents": 32, "k": 4, "unsupervised_steps": 2, "supervised_steps": 2, "vectors": 64, "maps": 8}
     training = {"activation": "batchtopk", "learning_rate": 0.0, "seed": 0, "memory": 1.0, "checkpoint_minutes": 2.0}
@@ -86,7 +86,9 @@ def test_the_page_gets_translations_help_and_templates(installed):
 
 
 def test_an_sae_is_trained_by_the_unpacked_script(installed, unpacked):
+    with (unpacked / "training" / "train_command.py").open("a") as script:
+        script.write('\n__import__("pathlib").Path(__file__).with_name("ran").touch()\n')
     ended = finish(installed, training_graph())
     assert ended["status"]["status_str"] == "success", json.dumps(ended["status"]["messages"][-1])
     assert (installed.base / "models" / "sae" / "packed.safetensors").is_file()
-    assert list((unpacked / "training" / "__pycache__").glob("train_command.*.pyc"))
+    assert (unpacked / "training" / "ran").exists()

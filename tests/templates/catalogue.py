@@ -89,20 +89,20 @@ def train_an_sae(graph: Graph) -> None:
     )
     trained = graph.add(
         "SAEEraser_TrainSAE",
-        (920, UPPER),
-        (380, 500),
+        (420, UPPER + 690),
+        (460, 500),
         cache=collected["cache"],
         **{"name": "first_sae", "latents": 512, "k": 16, "unsupervised_steps": 300, "supervised_steps": 300},
     )
     erased = graph.add(
         "SAEEraser_EraseConcepts",
-        (1340, UPPER),
+        (920, UPPER),
         (360, 320),
         model=checkpoint["MODEL"],
         sae=trained["sae"],
         concepts="star: 1.0",
     )
-    compare(graph, checkpoint, erased, 1760)
+    compare(graph, checkpoint, erased, 1340)
     graph.note(
         (0, 240),
         (380, 460),

@@ -30,6 +30,7 @@ function rebuildList(node, file, concept) {
   node.widgets.splice(place, 0, ...added);
   widget.options.values = installed; // so that ComfyUI reports a file that is not among them as missing
   widget.tooltip = old.tooltip;
+  widget.label = old.label; // translated
   widget.value = file;
   const concepts = node.widgets.find((other) => other.name === "sae.concept");
   if (concept != null && concepts) concepts.value = concept;

@@ -17,8 +17,9 @@ QUIET = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
+    """Closed after each file: Playwright's event loop keeps others from starting in this process while it runs."""
     if "COMFYUI_PATH" in os.environ:
         pytest.importorskip("playwright")
     from playwright.sync_api import sync_playwright

@@ -30,6 +30,7 @@ def test_every_template_opens_and_is_laid_out_well(comfy: ComfyPage):
         comfy.screenshot(path.stem.replace(" ", "_"))
         assert comfy.page.evaluate(UNKNOWN) == []
         assert comfy.page.evaluate(CUT_NOTES) == []
+        assert not comfy.page.evaluate("app.canvas.low_quality"), "so wide that the page leaves out all text"
         boxes = comfy.page.evaluate(BOXES)
         assert len(boxes) > 2
         for index, box in enumerate(boxes):

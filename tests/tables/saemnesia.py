@@ -82,4 +82,5 @@ def _finetune(place: Workplace, group: str, seed: int) -> None:
     estimate_threshold(sae, Stream(cache, HOOKPOINTS[group], ~validating, buffer_bytes=2**30, seed=seed).vectors(2048))
     found = tuple(Concept(name, kind, (latent,)) for (kind, name), latent in zip(concepts, latents, strict=True))
     header = replace(base.header, concepts=found, training={"method": "SAEmnesia", "seed": seed})
-    save_sae(place.path("saemnesia", group, seed), sae, header, concept_statistics(sae, latents, images))
+    statistics = concept_statistics(latent_means(sae, images), images.levels()[0], [(latent,) for latent in latents])
+    save_sae(place.path("saemnesia", group, seed), sae, header, statistics)

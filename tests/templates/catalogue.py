@@ -80,7 +80,7 @@ def train_an_sae(graph: Graph) -> None:
     collected = graph.add(
         "SAEEraser_CollectActivations",
         (420, UPPER),
-        (460, 640),
+        (360, 590),
         model=checkpoint["MODEL"],
         clip=checkpoint["CLIP"],
         prompts="\n".join(lines),
@@ -89,20 +89,20 @@ def train_an_sae(graph: Graph) -> None:
     )
     trained = graph.add(
         "SAEEraser_TrainSAE",
-        (420, UPPER + 690),
-        (460, 500),
+        (420, UPPER + 645),
+        (360, 460),
         cache=collected["cache"],
         **{"name": "first_sae", "latents": 512, "k": 16, "unsupervised_steps": 300, "supervised_steps": 300},
     )
     erased = graph.add(
         "SAEEraser_EraseConcepts",
-        (920, UPPER),
+        (820, UPPER),
         (360, 320),
         model=checkpoint["MODEL"],
         sae=trained["sae"],
         concepts="star: 1.0",
     )
-    compare(graph, checkpoint, erased, 1340)
+    compare(graph, checkpoint, erased, 1240)
     graph.note(
         (0, 240),
         (380, 460),
@@ -149,9 +149,9 @@ def compare(graph: Graph, checkpoint: Node, erased: Node, x: int) -> None:
             latent_image=latent["LATENT"],
             **{"seed": 7, "steps": 25, "cfg": 3.0, "scheduler": "normal"},
         )
-        decoded = graph.add("VAEDecode", (x + 340, y), (200, 60), samples=sampled["LATENT"], vae=checkpoint["VAE"])
+        decoded = graph.add("VAEDecode", (x + 330, y), (170, 60), samples=sampled["LATENT"], vae=checkpoint["VAE"])
         graph.add(
-            *("SaveImage", (x + 580, y), (300, 300), title),
+            *("SaveImage", (x + 530, y), (300, 300), title),
             images=decoded["IMAGE"],
             filename_prefix=title.lower(),
         )

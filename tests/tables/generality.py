@@ -1,0 +1,124 @@
+"""Does the same SAE with the same strength erase under other settings than those it was made and chosen with?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from shapecanvas.concepts import OBJECTS
+from shapecanvas.world import World
+
+from . import lora
+from .chosen import ChosenMethod
+from .pictures import Judged, Wanted, scores, wanted
+from .records import Records
+from .saes import Workplace
+from .starts import draw_by
+
+FIRST_SEED = 7_000_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to sample."""
+
+    sampling: dict = field(default_factory=dict)
+    """What differs from shapecanvas.world.SAMPLING."""
+    lora: bool = False
+    lora_style: bool = False
+    """Whether prompts ask for the LoRA's style, of which the judge knows nothing: CRA says nothing then."""
+
+
+SETTINGS = {
+    "euler, 25 steps, cfg 3": Setting(),
+    "heun": Setting({"sampler_name": "heun"}),
+    "dpmpp_2m, karras": Setting({"sampler_name": "dpmpp_2m", "scheduler": "karras"}),
+    "8 steps": Setting({"steps": 8}),
+    "lcm, 8 steps, cfg 1.5": Setting({"sampler_name": "lcm", "steps": 8, "cfg": 1.5}),
+    "100 steps": Setting({"steps": 100}),
+    "cfg 1": Setting({"cfg": 1.0}),
+    "cfg 2": Setting({"cfg": 2.0}),
+    "cfg 6": Setting({"cfg": 6.0}),
+    "cfg 12": Setting({"cfg": 12.0}),
+    "96 x 64": Setting({"width": 96}),
+    "64 x 96": Setting({"height": 96}),
+    "80 x 80": Setting({"width": 80, "height": 80}),
+    "a LoRA": Setting(lora=True),
+    "a LoRA, its style": Setting(lora=True, lora_style=True),
+}
+
+
+def measure(
+    world: World,
+    place: Workplace,
+    records: Records,
+    methods: Sequence[ChosenMethod],
+    concepts: Sequence[str],
+    asking_seeds: int = 2,
+    others: int = 24,
+    settings: Sequence[str] = (),
+    lora_steps: int = 300,
+    **facts,
+) -> dict:
+    """{setting: {method: {concept: scores}}}; settings: only these. The LoRA is trained if it is not there.
+
+    facts: what else tells one run from another, such as the seed of the SAEs. To be read against the method that
+    erases nothing: what is broken under a setting without erasing was not broken by erasing.
+    """
+    found: dict = {}
+    for name in settings or SETTINGS:
+        setting = SETTINGS[name]
+        for method in methods:
+            for concept in concepts:
+                if setting.lora_style and concept not in OBJECTS:
+                    continue
+                key = {"table": "generality", "setting": name, "method": method.name, "concept": concept}
+                size = {"pictures": [asking_seeds, others], **({"lora_steps": lora_steps} if setting.lora else {})}
+                pictures = wanted([concept], asking_seeds, others, FIRST_SEED)
+
+                def drawn(setting=setting, method=method, concept=concept, pictures=pictures) -> Judged:
+                    return _drawn(world, place, method, concept, pictures, setting, lora_steps)
+
+                judged = records.get({**key, **size, **facts}, drawn)
+                row = scores(judged, [concept])
+                if setting.lora_style:
+                    del row["CRA"]
+                found.setdefault(name, {}).setdefault(method.name, {})[concept] = row
+    return found
+
+
+def markdown(found: dict) -> str:
+    """A row for each setting, UA / IRA / CRA of each method, means over concepts."""
+    methods = list(next(iter(found.values())))
+    lines = ["| UA / IRA / CRA | " + " | ".join(methods) + " |", "|---|" + "---|" * len(methods)]
+    for setting, rows in found.items():
+        cells = [_cell(list(rows[method].values())) for method in methods]
+        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _drawn(
+    world: World,
+    place: Workplace,
+    method: ChosenMethod,
+    concept: str,
+    pictures: Wanted,
+    setting: Setting,
+    lora_steps: int,
+) -> Judged:
+    prompts = [lora.prompt(OBJECTS[o]) for o, _ in pictures.pairs] if setting.lora_style else None
+    if not setting.lora:
+        return draw_by(world, method, [concept], pictures, prompts, **setting.sampling)
+    path = place.folder / f"lora_{lora_steps}.safetensors"
+    if not path.exists():
+        lora.train_lora(world, path, lora_steps)
+
+    def patches(model):
+        return lora.with_lora(model, path)
+
+    return draw_by(world, method, [concept], pictures, prompts, with_patches=patches, **setting.sampling)
+
+
+def _cell(rows: list[dict[str, float]]) -> str:
+    def mean(name: str) -> str:
+        return f"{sum(row[name] for row in rows) / len(rows):.1f}" if name in rows[0] else "-"
+
+    return " / ".join(mean(name) for name in ("UA", "IRA", "CRA"))

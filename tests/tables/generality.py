@@ -40,7 +40,6 @@ SETTINGS = {
     "cfg 12": Setting({"cfg": 12.0}),
     "96 x 64": Setting({"width": 96}),
     "64 x 96": Setting({"height": 96}),
-    "80 x 80": Setting({"width": 80, "height": 80}),
     "a LoRA": Setting(lora=True),
     "a LoRA, its style": Setting(lora=True, lora_style=True),
 }

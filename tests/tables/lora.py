@@ -53,7 +53,7 @@ def train_lora(world: World, path: Path, steps: int = 300, per_object: int = 24)
     conds = encode_prompts(world.clip, list(words))[0][0].detach()
     model, generator = world.model, torch.Generator().manual_seed(0)
     load(model)
-    layers = _attention_layers(model.model.diffusion_model)
+    layers = attention_layers(model.model.diffusion_model)
     factors = {name: _factors(layer, generator) for name, layer in layers.items()}
     adam = torch.optim.Adam([factor for pair in factors.values() for factor in pair], lr=LEARNING_RATE)
     losses = []
@@ -61,7 +61,7 @@ def train_lora(world: World, path: Path, steps: int = 300, per_object: int = 24)
         batch = torch.randint(len(latents), (BATCH,), generator=generator)
         noise = torch.randn(latents[batch].shape, generator=generator)
         sigma = levels_of_noise(model, BATCH, 1, generator)
-        with differentiable(), _added(layers, factors):
+        with differentiable(), added(layers, factors):
             loss = noise_error(model, latents[batch], conds[batch], sigma, noise).mean()
             adam.zero_grad()
             loss.backward()
@@ -75,7 +75,7 @@ def train_lora(world: World, path: Path, steps: int = 300, per_object: int = 24)
     return losses
 
 
-def _attention_layers(unet: torch.nn.Module) -> dict[str, torch.nn.Module]:
+def attention_layers(unet: torch.nn.Module) -> dict[str, torch.nn.Module]:
     ends = ("to_q", "to_k", "to_v", "to_out.0")
     return {name: layer for name, layer in unet.named_modules() if ".attn" in name and name.endswith(ends)}
 
@@ -87,7 +87,7 @@ def _factors(layer: torch.nn.Module, generator: torch.Generator) -> tuple[torch.
 
 
 @contextmanager
-def _added(layers: dict, factors: dict) -> Iterator[None]:
+def added(layers: dict, factors: dict) -> Iterator[None]:
     """Within it the layers give up(down(x)) more than they do."""
 
     def hook(pair):

@@ -80,7 +80,7 @@ def own_latents(place: Workplace, sae: LoadedSAE, group: str, concept: int) -> l
 def fit_probe(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """x [images, d], labels bool [images, concepts] -> directions [concepts, d] by logistic regression.
 
-    Offsets do not matter to the AUC and are left out of the result.
+    Offsets matter neither to evidence nor to AUC and are left out of the result.
     """
     mean, deviation = x.mean(dim=0), x.std(dim=0).clamp(min=1e-6)
     inputs, targets = (x - mean) / deviation, labels.float()

@@ -56,6 +56,7 @@ class ConceptEdit:
         device = sae.W_enc.device
         self._columns = torch.tensor([self.latents.index(latent) for *_, latent in terms], device=device)
         self._first = torch.tensor(first, device=device)
+        self._detects = torch.tensor([term == own for own, term in enumerate(first)], device=device)
         self._terms = torch.tensor([term for _, term, _ in terms], device=device)
 
         def per_term(values):
@@ -122,10 +123,8 @@ class ConceptEdit:
         if not (fires.any() or steered.any()):
             return x
         fires &= fires.any(dim=2)[:, self._first, None]
-        detecting = self._first == torch.arange(len(self._first), device=x.device)
-        detected = (fires & (detecting & self._replaces & (self._strength > 0))[:, None]).any(
-            dim=1
-        )  # [images, positions]
+        finds = self._detects & self._replaces & (self._strength > 0)
+        detected = (fires & finds[:, None]).any(dim=1)  # [images, positions]
         has_donors = (~detected).any(dim=1)[:, None, None]
         moved = fires & (strength > 0) & ~(self._replaces[:, None] & has_donors)  # latents, not whole vectors
         change = self._change(z, moved, strength, means)
@@ -139,7 +138,7 @@ class ConceptEdit:
         changed = (moved | (steered > 0)).any(dim=1)
         result = torch.where(changed[:, None], edited, x.flatten(2))
         if self._replaces.any():
-            shares = (fires * (detecting & self._replaces)[:, None] * strength).amax(dim=1)
+            shares = (fires * finds[:, None] * strength).amax(dim=1)
             result = take_from_neighbours(result, detected, shares, x.shape[-1])
         return result.reshape(x.shape)
 

@@ -7,14 +7,23 @@ from comfy_server import Server
 
 PATIENCE = 120_000
 """Milliseconds; a page with nothing but a slow machine behind it needs a few thousand."""
+OPENS = 10_000
+"""Milliseconds in which a dropdown opens."""
 POLL = 100
 
 WIDGETS = "type => app.graph.nodes.find(n => n.type === type).widgets.map(w => [w.name, w.value])"
 OPTIONS = """([type, name]) =>
     app.graph.nodes.find(n => n.type === type).widgets.find(w => w.name === name).options.values"""
-PLACE = """([type, name]) => {
+PLACE = """async ([type, name]) => {
     const node = app.graph.nodes.find(n => n.type === type), widget = node.widgets.find(w => w.name === name)
-    const [x, y] = app.canvasPosToClientPos([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10])
+    const place = () => app.canvasPosToClientPos([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10])
+    let [x, y] = place()
+    for (let still = 0; still < 10; ) {  // a workflow that was just opened is still being drawn and moved into view
+        await new Promise(requestAnimationFrame)
+        const before = [x, y]
+        ;[x, y] = place()
+        still = Number.isFinite(y) && x === before[0] && y === before[1] ? still + 1 : 0
+    }
     return {x, y}
 }"""
 
@@ -69,10 +78,18 @@ class ComfyPage:
         return self.page.evaluate(OPTIONS, [kind, widget])
 
     def choose(self, kind: str, widget: str, value: str) -> None:
-        """Opens a dropdown on the canvas and clicks on an entry."""
-        place = self.page.evaluate(PLACE, [kind, widget])
-        self.page.mouse.click(place["x"], place["y"])
-        self.page.locator(".litecontextmenu .litemenu-entry").get_by_text(value, exact=True).click()
+        """Opens a dropdown on the canvas and clicks on an entry; clicks again if the list does not open."""
+        from playwright.sync_api import TimeoutError as NotOpened
+
+        entry = self.page.locator(".litecontextmenu .litemenu-entry").get_by_text(value, exact=True)
+        for _ in range(PATIENCE // OPENS):
+            place = self.page.evaluate(PLACE, [kind, widget])
+            self.page.mouse.click(place["x"], place["y"])
+            try:
+                return entry.click(timeout=OPENS)
+            except NotOpened:
+                self.screenshot("no_list")
+        raise AssertionError(f"The list of {widget} did not open.")
 
     def press_r(self) -> None:
         """Refreshes the lists, and waits until that is done."""

@@ -1,13 +1,12 @@
 """The methods that are compared: how each has the world sample, and the settings that it lets one choose from."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sae_eraser.nodes.erasing import erase
 from sae_eraser.nodes.sae_files import LoadedSAE
 from sae_eraser.sae_ops.concepts import find_concept
-from sae_eraser.sae_ops.edit import Erasure
+from sae_eraser.sae_ops.erasure import Erasure
 from shapecanvas.world import World
 
 from .saemnesia import saemnesia
@@ -42,22 +41,15 @@ def all_methods(world: World, place: Workplace, group: str, seed: int) -> list[M
     def by_negative_prompt(concepts, settings):
         return {"negative_prompt": ", ".join(concepts)}
 
-    @functools.cache
-    def chosen_by_score(latents: int) -> LoadedSAE:
-        return saeuron(place, unsupervised(place, group, seed), group, latents)
-
     def by_saeuron(concepts, settings):
-        """Every concept with the latents and the multiplier of its own; a latent of two goes to the lower value."""
-        model = world.model
-        for concept, (latents, multiplier) in zip(concepts, settings, strict=True):
-            sae = scaled(chosen_by_score(latents), multiplier)
-            index = find_concept(sae.header.concepts, f"{group}: {concept}")
-            model = erase(model, sae, (Erasure(index, mode="scale"),))
-        return {"model": model}
+        latents = {concept: count for concept, (count, _) in zip(concepts, settings, strict=True)}
+        multipliers = {concept: multiplier for concept, (_, multiplier) in zip(concepts, settings, strict=True)}
+        sae = scaled(saeuron(place, unsupervised(place, group, seed), group, latents), multipliers)
+        return erased(sae, concepts, "scale", [1.0] * len(concepts))
 
     def by_saemnesia(concepts, settings):
-        sae = scaled(saemnesia(place, group, seed), settings[0][0])
-        return erased(sae, concepts, "scale", [1.0] * len(concepts))
+        multipliers = {concept: multiplier for concept, (multiplier,) in zip(concepts, settings, strict=True)}
+        return erased(scaled(saemnesia(place, group, seed), multipliers), concepts, "scale", [1.0] * len(concepts))
 
     def by_per(concepts, settings):
         return erased(saemnesia(place, group, seed), concepts, "replace", [1.0] * len(concepts))

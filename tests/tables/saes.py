@@ -74,25 +74,25 @@ def means_of_all_latents(place: Workplace, sae: LoadedSAE, group: str) -> tuple[
     return LatentMeans(**load_file(path)), images.levels()[0]
 
 
-def saeuron(place: Workplace, sae: LoadedSAE, group: str, latents: int) -> LoadedSAE:
-    """The SAE with SAeUron's choice of concepts: at every noise level the `latents` best by score.
+def saeuron(place: Workplace, sae: LoadedSAE, group: str, latents: dict[str, int]) -> LoadedSAE:
+    """The SAE with SAeUron's choice of concepts: at every noise level so many of the best by score, 1 if not named.
 
     The percentile that keeps so many of n latents, as 99.999 keeps one of 20,480.
     """
     means, sigmas = means_of_all_latents(place, sae, group)
-    percentile = 100 * (LATENTS - latents - 0.5) / (LATENTS - 1)
-    settings = dict.fromkeys(GROUPS[group], Settings(percentile))
+    settings = {name: Settings(100 * (LATENTS - latents.get(name, 1) - 0.5) / (LATENTS - 1)) for name in GROUPS[group]}
     concepts, statistics = select_concepts(means, sigmas, group, settings)
     return replace(sae, header=replace(sae.header, concepts=concepts), statistics=statistics)
 
 
-def scaled(sae: LoadedSAE, multiplier: float) -> LoadedSAE:
-    """The SAE with gammas such that gamma * mu is `multiplier`, averaged over noise levels and latents of a concept.
+def scaled(sae: LoadedSAE, multipliers: dict[str, float]) -> LoadedSAE:
+    """The SAE with gammas of these concepts such that gamma * mu is the number given, averaged over levels and latents.
 
     How large mu is depends on the model, so the papers' own gammas mean nothing in another one.
     """
     concepts = []
     for concept, terms in zip(sae.header.concepts, term_ranges(sae.header.concepts), strict=True):
         own = sae.statistics.with_concept[:, list(terms)]
-        concepts.append(replace(concept, multiplier=multiplier / float(own[own > 0].mean())))
+        typical = float(own[own > 0].mean())
+        concepts.append(replace(concept, multiplier=multipliers.get(concept.name, -1.0) / typical))
     return replace(sae, header=replace(sae.header, concepts=tuple(concepts)))

@@ -7,7 +7,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..sae_ops.concept_latents import ConceptLatents
+from ..sae_ops.chosen_latents import ChosenLatents
 from .block_hooks import BlockHook, get_hooks, with_hooks
 from .erasing import resolve_sae, whole_encoder
 from .sae_files import LoadedSAE
@@ -43,7 +43,7 @@ class Watch:
 
     sae: LoadedSAE
     runs: deque[WatchedRun] = field(default_factory=deque)
-    _readers: dict[torch.device, ConceptLatents] = field(default_factory=dict)
+    _readers: dict[torch.device, ChosenLatents] = field(default_factory=dict)
     _shape: torch.Size = torch.Size()
     """Of the latents that are sampled."""
     _calls: dict[float, list[torch.Tensor]] | None = None
@@ -73,7 +73,8 @@ class Watch:
     def read(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         """The function of the BlockHook; returns x itself."""
         if self._calls is not None and is_cond.any():
-            z = self._reader(x.device)(x[is_cond]).cpu()
+            maps = x[is_cond]
+            z = self._reader(x.device)(maps.flatten(2).float()).unflatten(2, maps.shape[2:]).cpu()
             # several prompts, or several calls at one noise level
             self._calls[sigma[is_cond][0].item()] += z.split(self._shape[0])
         return x
@@ -96,10 +97,11 @@ class Watch:
         while len(self.runs) > 1 and sum(run.bytes for run in self.runs) > KEPT_BYTES:
             self.runs.popleft()
 
-    def _reader(self, device: torch.device) -> ConceptLatents:
+    def _reader(self, device: torch.device) -> ChosenLatents:
         if device not in self._readers:
             encoder = whole_encoder(self.sae)
-            reader = ConceptLatents(self.sae.autoencoder, self.sae.header.concepts, encoder.model if encoder else None)
+            latents = [latent for concept in self.sae.header.concepts for latent in concept.latents]
+            reader = ChosenLatents(self.sae.autoencoder, latents, encoder.model if encoder else None)
             self._readers[device] = reader.to(device)
         return self._readers[device]
 

@@ -7,15 +7,18 @@ nothing is strengthened are not touched at all, bit for bit.
 """
 
 import copy
+from dataclasses import dataclass
 
 import torch
 
 from .autoencoder import ACTIVATIONS, SparseAutoencoder
-from .concepts import Concept, ConceptStatistics, term_ranges
-from .erasure import PAPER_COMPAT, STEER, Erasure
+from .chosen_latents import ChosenLatents
+from .concepts import Concept, ConceptStatistics
+from .erasure import PAPER_COMPAT, Erasure
 from .largest import ScreenedEncoder
 from .masks import Place, mask_weights
 from .neighbours import take_from_neighbours
+from .terms import Terms, list_masks, list_terms
 
 
 class ConceptEdit:
@@ -41,61 +44,19 @@ class ConceptEdit:
             raise ValueError(f"{sae.config} cannot erase; only {', '.join(ACTIVATIONS)} without an input norm can.")
         if any(erasure.mode == PAPER_COMPAT for erasure in erasures):
             raise ValueError(f"The mode {PAPER_COMPAT} belongs to PaperEdit alone.")
-        self.sae, self.statistics, self._all = sae, statistics, encoder
-        ranges = term_ranges(concepts)
-        terms = [
-            (erasure, term, latent)
-            for erasure in erasures
-            for term, latent in zip(ranges[erasure.concept], concepts[erasure.concept].latents, strict=True)
-        ]
-        first: list[int] = []  # for every term the one that has to fire somewhere in the map
-        for erasure in erasures:
-            concept, start = concepts[erasure.concept], len(first)
-            first += [start if concept.first_detects else start + i for i in range(len(concept.latents))]
-        self.latents = sorted({latent for _, _, latent in terms})
         device = sae.W_enc.device
-        self._columns = torch.tensor([self.latents.index(latent) for *_, latent in terms], device=device)
-        self._first = torch.tensor(first, device=device)
-        self._detects = torch.tensor([term == own for own, term in enumerate(first)], device=device)
-        self._terms = torch.tensor([term for _, term, _ in terms], device=device)
-
-        def per_term(values):
-            return torch.tensor(values, device=device, dtype=torch.float32)
-
-        owners = [erasure for erasure, *_ in terms]
-        self._strength = per_term([erasure.strength for erasure in owners])
-        self._start = per_term([erasure.sigma_start for erasure in owners])
-        self._end = per_term([erasure.sigma_end for erasure in owners])
-        self._multiplier = per_term(
-            [concepts[erasure.concept].multiplier if erasure.mode == "scale" else 0.0 for erasure in owners]
-        )
-        self._turn = per_term([concepts[erasure.concept].turn for erasure in owners])
-        self._turns = torch.tensor([erasure.mode == "turn" for erasure in owners], device=device)
-        self._clamps = torch.tensor([erasure.mode == "clamp" for erasure in owners], device=device)
-        self._replaces = torch.tensor([erasure.mode == "replace" for erasure in owners], device=device)
-        self._steers = torch.tensor([erasure.mode == STEER for erasure in owners], device=device)
-        self._cond = torch.tensor([erasure.branch != "uncond" for erasure in owners], device=device)
-        self._uncond = torch.tensor([erasure.branch != "cond" for erasure in owners], device=device)
-        masks = {id(erasure.mask): erasure.mask for erasure in owners}
-        self._masks = list(masks.values())
-        self._mask_of = torch.tensor([list(masks).index(id(erasure.mask)) for erasure in owners], device=device)
-        rows = torch.tensor(self.latents, device=device)
-        self._encoder = sae.W_enc[rows] * sae.input_scale
-        self._bias = sae.b_enc[rows] - self._encoder @ sae.input_shift - sae.W_enc[rows] @ sae.b_dec
-        self._decoder = sae.W_dec[rows] / sae.input_scale
+        terms, latents = list_terms(concepts, erasures)
+        self._terms, self._statistics, self._masks = terms.to(device), statistics, list_masks(erasures)
+        self._latents = ChosenLatents(sae, latents, encoder)
+        self._detectors = self._terms.detects.nonzero()[:, 0]
+        self._detecting = self._latents[self._terms.column[self._detectors]]
+        self._decoder = sae.W_dec[torch.tensor(latents, device=device)] / sae.input_scale
         self._centre = sae.input_shift[:, None]
-        self._threshold = sae.threshold[rows, None] if sae.config.activation == "jumprelu" else sae.threshold
-        if sae.config.activation == "topk":
-            self._all = self._all or ScreenedEncoder(sae.W_enc, sae.b_enc, device)
-            self._rows, self._scale, self._shift = rows, sae.input_scale, sae.input_shift + sae.b_dec / sae.input_scale
 
     def to(self, device: torch.device) -> "ConceptEdit":
         """The same edit on another device; what topk needs of the whole encoder stays where it is."""
         moved = copy.copy(self)
-        moved.__dict__ |= {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
-        }
-        moved.statistics = self.statistics.to(device)
+        moved.__dict__ |= {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
         moved._masks = [mask if mask is None else mask.to(device) for mask in self._masks]
         return moved
 
@@ -108,87 +69,110 @@ class ConceptEdit:
         place: where the maps lie in the picture; only masks need it. Works in fp32 and returns the dtype of x; returns
         x itself where nothing is to be edited. Raises ValueError if a mask does not fit.
         """
-        active = (sigma[:, None] <= self._start) & (sigma[:, None] >= self._end)  # [images, terms]
-        active &= torch.where(is_cond[:, None], self._cond, self._uncond)
+        active = self._terms.are_active(sigma, is_cond)
         if not active.any():
             return x
-        means = {name: mean[:, :, None] for name, mean in self.statistics.at(sigma, self._terms).items()}
-        strength = active[:, :, None] * self._strengths(x, place)  # [images, terms, positions or 1]
-        detects = torch.where(self._replaces[:, None], active[:, :, None], (strength > 0) & ~self._steers[:, None])
-        gate = means["overall"].clamp(min=0).masked_fill(~detects, float("inf"))
-        maps = x.flatten(2).float()
-        z = self._latents(maps, gate)
-        fires = z[:, self._columns] > gate  # [images, terms, positions]
-        steered = self._steers[:, None] * strength * means["with_concept"]
+        now = _Now.of(self._terms, active, self._strengths(x, place), self._statistics, sigma)
+        maps = x.flatten(2).float().contiguous()
+        if len(self._detectors) < len(now.terms):
+            now = now[self._needed(maps, now)]
+            if not len(now.terms):
+                return x
+        terms, steered = now.terms, now.steered
+        columns, places = terms.column.unique(return_inverse=True)
+        latents, decoder = self._latents[columns], self._decoder[columns]
+        z = latents.at_most(maps)
+        z = latents.at_last(maps, z, now.fires(z[:, places]).any(dim=1))
+        before = z[:, places]  # [images, terms, positions]
+        fires = now.fires(before)
         if not (fires.any() or steered.any()):
             return x
-        fires &= fires.any(dim=2)[:, self._first, None]
-        finds = self._detects & self._replaces & (self._strength > 0)
+        finds = terms.detects & terms.replaces & (terms.strength > 0)
         detected = (fires & finds[:, None]).any(dim=1)  # [images, positions]
         has_donors = (~detected).any(dim=1)[:, None, None]
-        moved = fires & (strength > 0) & ~(self._replaces[:, None] & has_donors)  # latents, not whole vectors
-        change = self._change(z, moved, strength, means)
-        edited = torch.baddbmm(maps, self._decoder.T.expand(len(maps), -1, -1), change)
-        if self._turns.any():
-            edited = self._with_length_of(maps, edited, (moved & self._turns[:, None]).any(dim=1))
+        moved = fires & (now.strength > 0) & ~(terms.replaces[:, None] & has_donors)  # latents, not whole vectors
+        after = torch.where(moved, now.target(before), before)
+        change = z.scatter_reduce(1, places[:, None].expand_as(after), after, "amin", include_self=False) - z
+        edited = torch.baddbmm(maps, decoder.T.expand(len(maps), -1, -1), change)
+        if terms.turns.any():
+            edited = self._with_length_of(maps, edited, (moved & terms.turns[:, None]).any(dim=1))
         if steered.any():
-            added = torch.zeros_like(change).index_add_(1, self._columns, steered.expand_as(fires))
-            edited = torch.baddbmm(edited, self._decoder.T.expand(len(maps), -1, -1), added)
-        edited = edited.to(x.dtype)
+            added = torch.zeros_like(change).index_add_(1, places, steered.expand_as(before))
+            edited = torch.baddbmm(edited, decoder.T.expand(len(maps), -1, -1), added)
         changed = (moved | (steered > 0)).any(dim=1)
-        result = torch.where(changed[:, None], edited, x.flatten(2))
-        if self._replaces.any():
-            shares = (fires * finds[:, None] * strength).amax(dim=1)
+        result = torch.where(changed[:, None], edited.to(x.dtype), x.flatten(2))
+        if terms.replaces.any():
+            shares = (fires * finds[:, None] * now.strength).amax(dim=1)
             result = take_from_neighbours(result, detected, shares, x.shape[-1])
         return result.reshape(x.shape)
 
     def _strengths(self, x: torch.Tensor, place: Place | None) -> torch.Tensor:
         """Strength of every term: [1, terms, 1], or [images, terms, positions] if there are masks."""
-        strength = self._strength[:, None]
+        strength = self._terms.strength[:, None]
         if all(mask is None for mask in self._masks):
             return strength[None]
         if place is None:
             raise ValueError("A mask needs a picture to lie on, but this is none. Take the mask out.")
         everywhere = torch.ones(len(x), x[0, 0].numel(), device=x.device)
         weights = [everywhere if mask is None else mask_weights(mask, place, x.shape[2:]) for mask in self._masks]
-        return strength * torch.stack(weights, dim=1)[:, self._mask_of]
+        return strength * torch.stack(weights, dim=1)[:, self._terms.mask]
 
-    def _latents(self, maps: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        """Maps [images, d, positions] -> z of the erased latents [images, latents, positions].
-
-        With topk the others are encoded too, but only at positions where an erased latent would pass its gate.
-        """
-        z = torch.baddbmm(self._bias[:, None], self._encoder.expand(len(maps), -1, -1), maps).relu_()
-        match self.sae.config.activation:
-            case "batchtopk" | "jumprelu":
-                z *= z > self._threshold
-            case "topk":
-                assert self._all
-                image, position = (z[:, self._columns] > gate).any(dim=1).nonzero(as_tuple=True)
-                if not len(image):
-                    return z
-                vectors = maps[image, :, position].sub_(self._shift).mul_(self._scale)
-                kept = torch.zeros_like(z, dtype=torch.bool)
-                kept[image, :, position] = self._all.are_largest(
-                    vectors, self._rows, z[image, :, position], self.sae.config.k
-                )
-                z *= kept
-        return z
-
-    def _change(
-        self, z: torch.Tensor, moved: torch.Tensor, strength: torch.Tensor, means: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """z' - z of the erased latents, [images, latents, positions]; moved and strength [images, terms, positions]."""
-        before = z[:, self._columns]
-        target = self._multiplier[:, None] * means["with_concept"] * before
-        target = torch.where(self._clamps[:, None], means["background"], target)
-        target = torch.where(self._turns[:, None], -self._turn[:, None] * before, target)
-        after = torch.where(moved, torch.lerp(before, target, strength.expand_as(before)), before)
-        columns = self._columns[:, None].expand_as(after)
-        return z.scatter_reduce(1, columns, after, "amin", include_self=False) - z
+    def _needed(self, maps: torch.Tensor, now: "_Now") -> torch.Tensor:
+        """The terms of the concepts that may be in one of these maps, int64: all others would move nothing."""
+        fires = self._detecting.at_most(maps) > now.gate[:, self._detectors]
+        found = torch.zeros_like(now.terms.steers)
+        found[self._detectors] = fires.any(dim=2).any(dim=0)
+        return (found[now.terms.detector] | now.terms.steers).nonzero()[:, 0]
 
     def _with_length_of(self, maps: torch.Tensor, edited: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
         """edited [images, d, positions], where `turned` [images, positions] as long as in maps, seen from the mean."""
-        before, after = maps - self._centre, edited - self._centre
-        share = before.norm(dim=1, keepdim=True) / after.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        return torch.where(turned[:, None], self._centre + after * share, edited)
+        before, after = ((vectors - self._centre).square_().sum(dim=1) for vectors in (maps, edited))
+        share = torch.where(turned, before / after.clamp(min=1e-24), 1).sqrt()
+        return torch.lerp(self._centre, edited, share[:, None])
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What holds for some terms in one call."""
+
+    terms: Terms
+    strength: torch.Tensor
+    """[images, terms, 1 or positions]."""
+    gate: torch.Tensor
+    """What a latent has to exceed to fire, [images, terms, 1]; infinite where it is not to be erased."""
+    with_concept: torch.Tensor
+    """mu(i, sigma, D_c), [images, terms, 1]."""
+    background: torch.Tensor
+    """mu(i, sigma, D_not c), [images, terms, 1]."""
+
+    @staticmethod
+    def of(
+        terms: Terms, active: torch.Tensor, strength: torch.Tensor, statistics: ConceptStatistics, sigma: torch.Tensor
+    ) -> "_Now":
+        """active bool [images, terms], strength as of _strengths, sigma [images]."""
+        means = {name: mean[:, :, None] for name, mean in statistics.at(sigma, terms.index).items()}
+        strength = active[:, :, None] * strength
+        detects = torch.where(terms.replaces[:, None], active[:, :, None], (strength > 0) & ~terms.steers[:, None])
+        gate = means["overall"].clamp(min=0).masked_fill(~detects, float("inf"))
+        return _Now(terms, strength, gate, means["with_concept"], means["background"])
+
+    def __getitem__(self, chosen: torch.Tensor) -> "_Now":
+        parts = (self.strength, self.gate, self.with_concept, self.background)
+        return _Now(self.terms[chosen], *(part[:, chosen] for part in parts))
+
+    @property
+    def steered(self) -> torch.Tensor:
+        """What is added to z, [images, terms, 1 or positions]."""
+        return self.terms.steers[:, None] * self.strength * self.with_concept
+
+    def fires(self, z: torch.Tensor) -> torch.Tensor:
+        """Where z [images, terms, positions] passes its gate, in maps in which that of its detector does."""
+        passes = z > self.gate
+        return passes & passes.any(dim=2)[:, self.terms.detector, None]
+
+    def target(self, z: torch.Tensor) -> torch.Tensor:
+        """z' [images, terms, positions] of erased latents."""
+        target = self.terms.multiplier[:, None] * self.with_concept * z
+        target = torch.where(self.terms.clamps[:, None], self.background, target)
+        target = torch.where(self.terms.turns[:, None], -self.terms.turn[:, None] * z, target)
+        return torch.lerp(z, target, self.strength.expand_as(z))

@@ -1,6 +1,6 @@
 """How much of a concept was met while sampling, and where, from its latents' activations at every step.
 
-Activations are z [steps, images, terms, positions...] as ConceptLatents reads them, at noise levels sigmas [steps].
+Activations are z [steps, images, terms, positions...] as Watch reads them, at noise levels sigmas [steps].
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 Prints a table and writes output/bench/erase.json. The weights are random: the time does not depend on them. The step is
 ComfyUI's own model called once with both halves of guidance; the edits run on what passed at the hookpoint, with
-concepts that fire wherever their latent is positive. Every way runs in a process of its own.
+concepts of eight latents of which none, one or all are shown. Every way runs in a process of its own.
 """
 
 import argparse
@@ -36,17 +36,22 @@ def main() -> None:
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     records = []
-    plan = [(way, count) for way in WAYS for count in CONCEPTS]
+    plan = [
+        (way, count, shown)
+        for way in WAYS
+        for count in CONCEPTS
+        for shown in ((count,) if way == "dense" else sorted({0, 1, count}))
+    ]
     with tqdm(total=len(options.models) * (1 + len(plan))) as bar:
         for model in options.models:
             bar.set_description(f"{model}, one step")
             activations = OUT / f"activations-{model}.safetensors"
             step = run("one_step", model, activations)
-            records.append({"model": model, "way": "no SAE", "concepts": 0, "seconds": step["seconds"]})
+            records.append({"model": model, "way": "no SAE", "concepts": 0, "shown": 0, "seconds": step["seconds"]})
             bar.update()
-            for way, count in plan:
-                bar.set_description(f"{model}, {way}, {count}")
-                record = run("one_edit", way, count, activations)
+            for way, count, shown in plan:
+                bar.set_description(f"{model}, {way}, {shown} of {count}")
+                record = run("one_edit", way, count, shown, activations)
                 record |= {"model": model, "share_of_step": record["seconds"] / step["seconds"]}
                 records.append(record)
                 bar.update()
@@ -57,19 +62,16 @@ def main() -> None:
 def table(records: list[dict]) -> str:
     """Markdown; milliseconds, and thousandths of a step."""
     lines = [
-        "| model | way | concepts | ms | of a step | extra MB | the dense way = 1 |",
-        "|---|---|---|---|---|---|---|",
+        "| model | way | concepts | shown | ms | of a step | extra MB | the dense way = 1 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
-        start = f"| {record['model']} | {record['way']} | {record['concepts']} | {1000 * record['seconds']:,.2f} | "
-        if record["way"] == "no SAE":
+        model, way, count, shown = (record[name] for name in ("model", "way", "concepts", "shown"))
+        start = f"| {model} | {way} | {count} | {shown} | {1000 * record['seconds']:,.2f} | "
+        if way == "no SAE":
             lines.append(start + "100 % | | |")
             continue
-        (dense,) = (
-            r["seconds"]
-            for r in records
-            if (r["model"], r["way"], r["concepts"]) == (record["model"], "dense", record["concepts"])
-        )
+        (dense,) = (r["seconds"] for r in records if (r["model"], r["way"], r["concepts"]) == (model, "dense", count))
         lines.append(
             f"{start}{100 * record['share_of_step']:.3f} % | {record['extra_bytes'] / 2**20:.0f} | "
             f"1/{dense / record['seconds']:.1f} |"

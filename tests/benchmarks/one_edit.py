@@ -15,15 +15,17 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 N, K = 20480, 32
+LATENTS = 8
+"""Of each concept; the first detects, as after `sae-eraser train` with its defaults."""
 RUNS = 15
-WAYS = ("dense", "exact", "threshold", "exact, absent", "threshold, absent")
+WAYS = ("dense", "exact", "threshold")
 """dense: as SAeUron's hook does it, with two dense decodes. exact: whether a latent is among the k largest is decided.
-threshold: it counts if it is above one. absent: no concept passes its gate."""
+threshold: it counts if it is above one."""
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
-def dense(x: torch.Tensor, W: torch.Tensor, latents: list[int]) -> Edit:
+def dense(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor) -> Edit:
     """In the model's precision."""
     W = W.to(x.dtype)
 
@@ -33,17 +35,19 @@ def dense(x: torch.Tensor, W: torch.Tensor, latents: list[int]) -> Edit:
         z = torch.zeros(len(vectors), N, dtype=x.dtype).scatter_(1, chosen, values)
         reconstruction = z @ W
         edited = z.clone()
-        edited[:, latents] *= -1
+        edited[:, latents.flatten()] *= -1
         result = edited @ W + (vectors - reconstruction)
         return result.unflatten(0, (len(x), -1)).movedim(2, 1).reshape(x.shape)
 
     return edit
 
 
-def ours(x: torch.Tensor, W: torch.Tensor, latents: list[int], activation: str, present: bool) -> Edit:
+def ours(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor, activation: str, shown: int) -> Edit:
+    """Only the first `shown` concepts can pass their gates."""
     from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
     from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
-    from sae_eraser.sae_ops.edit import ConceptEdit, Erasure
+    from sae_eraser.sae_ops.edit import ConceptEdit
+    from sae_eraser.sae_ops.erasure import Erasure
 
     with torch.device("meta"):  # so that no memory is taken for weights that are not used
         sae = SparseAutoencoder(SAEConfig(W.shape[1], N, activation, K))
@@ -51,9 +55,10 @@ def ours(x: torch.Tensor, W: torch.Tensor, latents: list[int], activation: str, 
     state |= {"W_enc": W, "W_dec": W, "input_scale": torch.ones(())}
     sae.load_state_dict(state, assign=True)
     sae.requires_grad_(False)
-    level = torch.ones(1, len(latents))
-    statistics = ConceptStatistics(torch.ones(1), level, 0 * level, level * (0 if present else 1e9))
-    concepts = tuple(Concept(str(latent), "", (latent,)) for latent in latents)
+    level = torch.ones(1, latents.numel())
+    gate = torch.full(latents.shape, 1e9).index_fill_(0, torch.arange(shown), 0).view(1, -1)
+    statistics = ConceptStatistics(torch.ones(1), level, 0 * level, gate)
+    concepts = tuple(Concept(str(own[0]), "", tuple(own), first_detects=True) for own in latents.tolist())
     edit = ConceptEdit(sae, concepts, statistics, tuple(Erasure(index) for index in range(len(concepts))))
     sigma, is_cond = torch.ones(len(x)), torch.arange(len(x)) == 0
     return lambda x: edit(x, sigma, is_cond)
@@ -73,21 +78,24 @@ def resident(name: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("way", choices=WAYS)
-    parser.add_argument("concepts", type=int)
+    parser.add_argument("concepts", type=int, help="how many are erased")
+    parser.add_argument(
+        "shown", type=int, help="how many of them pass their gates, wherever their latents are positive"
+    )
     parser.add_argument("activations", type=Path)
     options = parser.parse_args()
     x = load_file(options.activations)["x"]
     W = random_decoder(x.shape[1])
-    latents = F.linear(x[0].flatten(1).T[:64].float(), W).relu().sum(dim=0).topk(options.concepts).indices.tolist()
+    strongest = F.linear(x[0].flatten(1).T[:64].float(), W).relu().sum(dim=0).topk(LATENTS * options.concepts).indices
+    latents = strongest.view(LATENTS, options.concepts).T
     gc.collect()
     F.linear(x[:1, :, :1, :1].float().flatten()[None], W)
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
-    way, _, absent = options.way.partition(", ")
-    if way == "dense":
+    if options.way == "dense":
         edit = dense(x, W, latents)
     else:
-        edit = ours(x, W, latents, {"exact": "topk", "threshold": "batchtopk"}[way], not absent)
+        edit = ours(x, W, latents, {"exact": "topk", "threshold": "batchtopk"}[options.way], options.shown)
     torch.empty(30 << 20, dtype=torch.uint8)  # as a model has done before: from now on malloc keeps memory of this size
     seconds = []
     with torch.no_grad():
@@ -95,8 +103,9 @@ def main() -> None:
             began = time.perf_counter()
             edit(x)
             seconds.append(time.perf_counter() - began)
-    record = {"way": options.way, "concepts": options.concepts, "seconds": sorted(seconds[2:])[RUNS // 2]}
-    print(json.dumps(record | {"extra_bytes": resident("VmHWM") - before}))
+    record = {"way": options.way, "concepts": options.concepts, "shown": options.shown}
+    record |= {"seconds": sorted(seconds[2:])[RUNS // 2], "extra_bytes": resident("VmHWM") - before}
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -261,6 +261,22 @@ def test_where_the_first_latent_detects_the_others_move_only_in_maps_in_which_it
     assert torch.equal(result[1], x[1])
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_concepts_that_no_map_shows_cost_nothing_and_change_nothing(activation, x):
+    """Of three concepts the first is in no map, whatever its other latent does."""
+    concepts = tuple(
+        Concept(name, "", latents, first_detects=True)
+        for name, latents in [("a", (0, 1)), ("b", (5, 2)), ("c", (7, 1))]
+    )
+    gate = torch.tensor([[1e9, 0, 0, 0, 0, 0]])
+    statistics = ConceptStatistics(torch.ones(1), gate, 0 * gate, gate)
+    of = {"sae": random_sae(activation), "concepts": concepts, "statistics": statistics, "sigma": torch.ones(len(x))}
+    assert edit(x, Erasure(0), **of) is x
+    others = edit(x, Erasure(1), Erasure(2), **of)
+    torch.testing.assert_close(edit(x, Erasure(0), Erasure(1), Erasure(2), **of), others)
+    assert not torch.equal(others, x)
+
+
 def test_only_where_the_first_latent_fires_is_replaced():
     x = torch.tensor([[[1.0, 0, 2], [0, 1, 3], [0, 0, 4]]]).movedim(2, 1)[:, :, None]
     result = detected_by_its_first(x, "replace")

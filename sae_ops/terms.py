@@ -1,0 +1,102 @@
+"""What every latent that an edit may change is told to do."""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from .concepts import Concept, term_ranges
+from .erasure import STEER, Erasure
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One latent of one erasure each; all [terms]. A latent that two erasures share is two terms."""
+
+    index: torch.Tensor
+    """Column of ConceptStatistics."""
+    column: torch.Tensor
+    """Place of the latent among all that the edit may change."""
+    detector: torch.Tensor
+    """The term that has to fire somewhere in a map before this one moves there; itself if no other does."""
+    strength: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
+    multiplier: torch.Tensor
+    """0 where the mode is none that multiplies."""
+    turn: torch.Tensor
+    turns: torch.Tensor
+    clamps: torch.Tensor
+    replaces: torch.Tensor
+    steers: torch.Tensor
+    in_cond: torch.Tensor
+    in_uncond: torch.Tensor
+    mask: torch.Tensor
+    """Which of the masks of all erasures."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def detects(self) -> torch.Tensor:
+        return self.detector == torch.arange(len(self), device=self.detector.device)
+
+    def are_active(self, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
+        """Whose range and branch it is, bool [images, terms], at noise levels and in guidance halves [images]."""
+        active = (sigma[:, None] <= self.start) & (sigma[:, None] >= self.end)
+        return active & torch.where(is_cond[:, None], self.in_cond, self.in_uncond)
+
+    def __getitem__(self, chosen: torch.Tensor) -> "Terms":
+        """These terms, int64, ascending, with their detectors among them; `column` stays as it was."""
+        some = {field.name: getattr(self, field.name)[chosen] for field in fields(self)}
+        return Terms(**{**some, "detector": torch.searchsorted(chosen, some["detector"])})
+
+    def to(self, device: torch.device) -> "Terms":
+        return Terms(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def list_terms(concepts: tuple[Concept, ...], erasures: tuple[Erasure, ...]) -> tuple[Terms, list[int]]:
+    """The terms of these erasures on the CPU, and the latents that their columns stand for, ascending."""
+    ranges = term_ranges(concepts)
+    of: list[tuple[Erasure, Concept]] = []
+    index: list[int] = []
+    latents: list[int] = []
+    detector: list[int] = []
+    for erasure in erasures:
+        concept, start = concepts[erasure.concept], len(index)
+        count = len(concept.latents)
+        of += [(erasure, concept)] * count
+        index += ranges[erasure.concept]
+        latents += concept.latents
+        detector += [start] * count if concept.first_detects else range(start, start + count)
+    distinct, masks = sorted(set(latents)), list_masks(erasures)
+    modes = [erasure.mode for erasure, _ in of]
+
+    def floats(values):
+        return torch.tensor(list(values), dtype=torch.float32)
+
+    def bools(values):
+        return torch.tensor(list(values), dtype=torch.bool)
+
+    terms = Terms(
+        index=torch.tensor(index),
+        column=torch.tensor([distinct.index(latent) for latent in latents]),
+        detector=torch.tensor(detector),
+        strength=floats(erasure.strength for erasure, _ in of),
+        start=floats(erasure.sigma_start for erasure, _ in of),
+        end=floats(erasure.sigma_end for erasure, _ in of),
+        multiplier=floats(concept.multiplier if erasure.mode == "scale" else 0 for erasure, concept in of),
+        turn=floats(concept.turn for _, concept in of),
+        turns=bools(mode == "turn" for mode in modes),
+        clamps=bools(mode == "clamp" for mode in modes),
+        replaces=bools(mode == "replace" for mode in modes),
+        steers=bools(mode == STEER for mode in modes),
+        in_cond=bools(erasure.branch != "uncond" for erasure, _ in of),
+        in_uncond=bools(erasure.branch != "cond" for erasure, _ in of),
+        mask=torch.tensor([next(i for i, mask in enumerate(masks) if mask is erasure.mask) for erasure, _ in of]),
+    )
+    return terms, distinct
+
+
+def list_masks(erasures: tuple[Erasure, ...]) -> list[torch.Tensor | None]:
+    """The masks of these erasures, each once; None is everywhere."""
+    return list({id(erasure.mask): erasure.mask for erasure in erasures}.values())

@@ -5,11 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import comfy.model_management
-import comfy.samplers
 import folder_paths
 from comfy_api.latest import io, ui
 
 from ..sae_ops.file import HOOKED_TENSORS
+from ..sae_ops.hookpoints import Hookpoint
+from ..sae_ops.text_hookpoints import is_text_hookpoint
 from ..training.cache import Cache, CachedImage, CacheSettings, CacheWriter
 from ..training.prompts import read_prompts
 from ..training.storage import STORAGES
@@ -18,6 +19,9 @@ from .cache_filling import fill_cache, read_share
 from .collect_progress import Progress, size_text
 from .prompt_batch import sample_prompts
 from .recording import COLLECTED_BRANCHES, Keep, Recorder
+from .sampling_inputs import first_seed_input, sampling_inputs
+from .text_hooks import resolve_text_hookpoint
+from .text_recording import TextRecorder
 
 
 class CollectActivations(io.ComfyNode):
@@ -46,36 +50,13 @@ class CollectActivations(io.ComfyNode):
                 io.String.Input(
                     "hookpoints",
                     default="up_blocks.1.attentions.1",
-                    tooltip="Blocks to read, diffusers' names or module paths, separated by commas.",
+                    tooltip="Blocks to read, diffusers' names or module paths, separated by commas. Those of text "
+                    "encoders (text_encoder.text_model.encoder.layers.8) need no sampling: 1 seed is enough.",
                 ),
                 io.String.Input("name", default="my_cache", tooltip="The cache goes to output/sae_cache/NAME."),
                 io.Int.Input("seeds", default=4, min=1, max=10_000, tooltip="Pictures of every prompt."),
-                io.Int.Input(
-                    "first_seed",
-                    default=0,
-                    min=0,
-                    max=2**48,
-                    advanced=True,
-                    tooltip="The first seed of every prompt; the next has the next one.",
-                ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Steps of the sampler."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=30.0, step=0.1, tooltip="Strength of classifier-free guidance."
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="Which sampler makes the pictures.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="Which noise levels the steps are at.",
-                ),
-                io.Int.Input("width", default=512, min=16, max=8192, step=8, tooltip="Of the pictures, in pixels."),
-                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Of the pictures, in pixels."),
+                first_seed_input("The first seed of every prompt; the next has the next one.", advanced=True),
+                *sampling_inputs(steps=25, about_samplers="Which sampler makes the pictures."),
                 io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="Pictures sampled at once."),
                 *_what_to_keep(),
                 io.Combo.Input(
@@ -129,10 +110,7 @@ class CollectActivations(io.ComfyNode):
         shard,
         **sampling,
     ) -> io.NodeOutput:
-        found = [resolve_hookpoint(model, point) for point in hookpoints.split(",") if point.strip()]
-        points = list(dict.fromkeys(found))
-        if not points:
-            raise ValueError("No hookpoint is named. Write for example up_blocks.1.attentions.1.")
+        points, is_text = _resolve(model, clip, hookpoints)
         images = [
             CachedImage(entry.prompt, first_seed + seed, {group: list(names) for group, names in entry.labels.items()})
             for seed in range(seeds)
@@ -148,12 +126,17 @@ class CollectActivations(io.ComfyNode):
             storage,
         )
         recorder = Recorder(keep)
-        hooks = tuple(BlockHook(point, hooked, recorder.function(point.name)) for point in points)
-        recorded = with_hooks(model, (*get_hooks(model), *hooks))
+        if is_text:
+            texts = TextRecorder(clip, points, hooked, recorder)
+        else:
+            hooks = tuple(BlockHook(point, hooked, recorder.function(point.name)) for point in points)
+            recorded = with_hooks(model, (*get_hooks(model), *hooks))
 
         def sample(indices: range):
             comfy.model_management.throw_exception_if_processing_interrupted()
             batch = images[indices.start : indices.stop]
+            if is_text:
+                return texts.record(indices, [i.prompt for i in batch])
             recorder.start(indices)
             sample_prompts(recorded, clip, [i.prompt for i in batch], [i.seed for i in batch], **sampling)
             return recorder.take()
@@ -162,6 +145,21 @@ class CollectActivations(io.ComfyNode):
         with Progress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
             writer = fill_cache(folder, settings, read_share(shard), batch_size, sample, progress)
         return io.NodeOutput(str(folder), ui=ui.PreviewText(_summary(writer)))
+
+
+def _resolve(model, clip, hookpoints: str) -> tuple[list[Hookpoint], bool]:
+    """The hookpoints named in this list, and whether they are in the text encoder. Raises ValueError."""
+    names = [point.strip() for point in hookpoints.split(",") if point.strip()]
+    if not names:
+        raise ValueError("No hookpoint is named. Write for example up_blocks.1.attentions.1.")
+    is_text = is_text_hookpoint(names[0])
+    if any(is_text_hookpoint(name) != is_text for name in names):
+        raise ValueError(
+            "Some of these hookpoints are in the text encoder and some in the diffusion model. Collect them into two "
+            "caches."
+        )
+    found = [resolve_text_hookpoint(clip, name) if is_text else resolve_hookpoint(model, name) for name in names]
+    return list(dict.fromkeys(found)), is_text
 
 
 def cache_folder(name: str) -> Path:

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..sae_ops.concepts import find_concept
 from ..sae_ops.erasure import BRANCHES, MODES, PAPER_COMPAT
-from .sae_files import NONE_INSTALLED, LoadedSAE, list_saes, open_sae
+from .sae_files import NONE_INSTALLED, LoadedSAE, fingerprint, list_saes, open_sae
 
 
 def model_input() -> io.Input:
@@ -31,6 +31,17 @@ def open_choice(node: type[io.ComfyNode], sae: dict | None) -> tuple[LoadedSAE, 
         sae = {"sae": node.hidden.prompt[node.hidden.unique_id]["inputs"]["sae"]}
     loaded = open_sae(sae["sae"])
     return loaded, find_concept(loaded.header.concepts, sae.get("concept", ""))
+
+
+def fingerprint_choice(sae: dict | None) -> tuple | None:
+    """Of the chosen file, so that a node runs again when the file has changed; None if the list has no such file."""
+    return fingerprint(sae["sae"]) if sae else None
+
+
+def strength_input(more: str = "") -> io.Input:
+    """Of erasing; more: what else the tooltip says."""
+    tooltip = "0 changes nothing, 1 erases. If something of the concept is left, try 1.5 or 2."
+    return io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=tooltip + more)
 
 
 def percent_inputs(verb: str) -> list[io.Input]:

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..sae_ops.erasure import Erasure
 from .concept_inputs import (
     branch_input,
+    fingerprint_choice,
     mask_input,
     mode_input,
     model_input,
@@ -12,9 +13,9 @@ from .concept_inputs import (
     percent_inputs,
     read_mask,
     sae_input,
+    strength_input,
 )
 from .erasing import erase, sigma_range
-from .sae_files import fingerprint
 
 
 class EraseConcept(io.ComfyNode):
@@ -32,14 +33,7 @@ class EraseConcept(io.ComfyNode):
             inputs=[
                 model_input(),
                 sae_input("What should no longer be drawn."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="0 changes nothing, 1 is the strength calibrated for this concept.",
-                ),
+                strength_input(),
                 *percent_inputs("Erase"),
                 mode_input(),
                 branch_input(),
@@ -51,7 +45,7 @@ class EraseConcept(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, sae: dict | None = None, **kwargs):
-        return fingerprint(sae["sae"]) if sae else None
+        return fingerprint_choice(sae)
 
     @classmethod
     def execute(

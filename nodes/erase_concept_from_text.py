@@ -5,9 +5,9 @@ from comfy_api.latest import io
 
 from ..sae_ops.erasure import Erasure
 from ..sae_ops.text_hookpoints import is_text_hookpoint
-from .concept_inputs import mode_input, open_choice, sae_input
+from .concept_inputs import fingerprint_choice, mode_input, open_choice, sae_input, strength_input
 from .erasing import add_erasures
-from .sae_files import LoadedSAE, fingerprint
+from .sae_files import LoadedSAE
 from .text_hooks import get_text_hooks, resolve_text_hookpoint, with_text_hooks
 
 
@@ -49,14 +49,7 @@ class EraseConceptFromText(io.ComfyNode):
                     "clip", tooltip="The CLIP that encodes prompts. It is not changed; the output is a patched copy."
                 ),
                 sae_input("What prompts should no longer say."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="0 changes nothing, 1 is the strength calibrated for this concept.",
-                ),
+                strength_input(),
                 mode_input(paper_compat=False),
             ],
             outputs=[io.Clip.Output(tooltip="For CLIP Text Encode: prompts without the concept.")],
@@ -65,7 +58,7 @@ class EraseConceptFromText(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, sae: dict | None = None, **kwargs):
-        return fingerprint(sae["sae"]) if sae else None
+        return fingerprint_choice(sae)
 
     @classmethod
     def execute(cls, clip, strength, mode, sae: dict | None = None) -> io.NodeOutput:

@@ -4,9 +4,16 @@ from comfy.hooks import HookGroup
 from comfy_api.latest import io
 
 from ..sae_ops.erasure import Erasure
-from .concept_inputs import mask_input, mode_input, open_choice, read_mask, sae_input
+from .concept_inputs import (
+    fingerprint_choice,
+    mask_input,
+    mode_input,
+    open_choice,
+    read_mask,
+    sae_input,
+    strength_input,
+)
 from .erasure_hook import erasure_hook
-from .sae_files import fingerprint
 
 
 class EraseConceptHook(io.ComfyNode):
@@ -23,14 +30,7 @@ class EraseConceptHook(io.ComfyNode):
             search_aliases=["unlearn", "regional erase", "scheduled erase", "hook", "SAE", "concept erasure"],
             inputs=[
                 sae_input("What the prompt should no longer draw."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="0 changes nothing, 1 is the strength calibrated for this concept. Keyframes multiply it.",
-                ),
+                strength_input(" Keyframes multiply it."),
                 mode_input(paper_compat=False),
                 mask_input("Erase"),
                 io.Hooks.Input("prev_hooks", optional=True, tooltip="Other hooks for the same prompt."),
@@ -41,7 +41,7 @@ class EraseConceptHook(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, sae: dict | None = None, **kwargs):
-        return fingerprint(sae["sae"]) if sae else None
+        return fingerprint_choice(sae)
 
     @classmethod
     def execute(cls, strength, mode, sae: dict | None = None, mask=None, prev_hooks=None) -> io.NodeOutput:

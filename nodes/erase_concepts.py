@@ -53,7 +53,7 @@ class EraseConcepts(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="star: 1.0, neon: 0.5",
-                    tooltip="Concepts and strengths, separated by commas. 1 is the calibrated strength.",
+                    tooltip="Concepts and strengths, separated by commas. 1 erases; if some is left, try 1.5 or 2.",
                 ),
                 *percent_inputs("Erase"),
                 mode_input(),

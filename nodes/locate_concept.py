@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import comfy.samplers
 import folder_paths
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from .locate_inputs import Range, choose_hookpoints, read_pairs, read_ranges
 from .locate_report import picture, table
 from .locate_results import Measurement, Results
 from .locating import locate, most_exchanges
+from .sampling_inputs import first_seed_input, sampling_inputs
 
 
 class LocateConcept(io.ComfyNode):
@@ -61,25 +61,12 @@ class LocateConcept(io.ComfyNode):
                     "name", default="my_concept", tooltip="Results go to output/sae_locate/NAME.json, .md and .png."
                 ),
                 io.Int.Input("seeds", default=2, min=1, max=10_000, tooltip="Noises for every pair."),
-                io.Int.Input("first_seed", default=0, min=0, max=2**48, advanced=True, tooltip="The first noise."),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Steps of the sampler."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=30.0, step=0.1, tooltip="Strength of classifier-free guidance."
+                first_seed_input("The first noise.", advanced=True),
+                *sampling_inputs(
+                    steps=20,
+                    about_samplers="One that draws no noise of its own, so that both pictures of a pair keep the same "
+                    "noise.",
                 ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="One that draws no noise of its own, so that both pictures of a pair keep the same noise.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="How the noise levels are spread over the steps.",
-                ),
-                io.Int.Input("width", default=512, min=16, max=8192, step=8, tooltip="In pixels."),
-                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="In pixels."),
                 io.Int.Input(
                     "batch_size", default=2, min=1, max=256, tooltip="Pairs sampled at once, as four pictures each."
                 ),

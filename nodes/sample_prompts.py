@@ -1,10 +1,10 @@
 """Sample Prompts: many prompts as one batch, each with a seed of its own."""
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..training.prompts import read_prompts
 from .prompt_batch import sample_prompts
+from .sampling_inputs import first_seed_input, sampling_inputs
 
 
 class SamplePrompts(io.ComfyNode):
@@ -29,31 +29,12 @@ class SamplePrompts(io.ComfyNode):
                     tooltip="One JSON object a line, or CSV with a header, as Collect Activations takes them. Labels "
                     "are not needed.",
                 ),
-                io.Int.Input(
-                    "first_seed",
-                    default=0,
-                    min=0,
-                    max=2**48,
-                    tooltip="The first prompt's seed; the second has the next one, and so on.",
+                first_seed_input("The first prompt's seed; the second has the next one, and so on."),
+                *sampling_inputs(
+                    steps=25,
+                    about_samplers="Samplers that add noise at every step draw it for the whole batch from the first "
+                    "seed.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Steps of the sampler."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=30.0, step=0.1, tooltip="Strength of classifier-free guidance."
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="Samplers that add noise at every step draw it for the whole batch from the first seed.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="Which noise levels the steps are at.",
-                ),
-                io.Int.Input("width", default=512, min=16, max=8192, step=8, tooltip="Of the pictures, in pixels."),
-                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Of the pictures, in pixels."),
             ],
             outputs=[io.Latent.Output(tooltip="One latent a prompt, in their order.")],
         )

@@ -3,9 +3,17 @@
 from comfy_api.latest import io
 
 from ..sae_ops.erasure import STEER, Erasure
-from .concept_inputs import branch_input, mask_input, model_input, open_choice, percent_inputs, read_mask, sae_input
+from .concept_inputs import (
+    branch_input,
+    fingerprint_choice,
+    mask_input,
+    model_input,
+    open_choice,
+    percent_inputs,
+    read_mask,
+    sae_input,
+)
 from .erasing import erase, sigma_range
-from .sae_files import fingerprint
 
 
 class SteerConcept(io.ComfyNode):
@@ -42,7 +50,7 @@ class SteerConcept(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, sae: dict | None = None, **kwargs):
-        return fingerprint(sae["sae"]) if sae else None
+        return fingerprint_choice(sae)
 
     @classmethod
     def execute(

@@ -20,7 +20,7 @@ class Erasure:
     concept: int
     """Index into the concepts of the SAE file."""
     strength: float = 1.0
-    """0 leaves everything as it is, 1 is the calibrated edit, in between and beyond it is linear in z'."""
+    """0 leaves everything as it is, 1 is what the SAE was made for, in between and beyond it is linear in z'."""
     mode: str = "turn"
     """Where z exceeds its mean over all pictures, mu(sigma, D), and, if the concept's first latent detects it, where
     that one does so somewhere in the map, the latent becomes

@@ -52,9 +52,7 @@ def add_command(commands) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the pictures and the results")
     parser.add_argument("--concepts", nargs="+", metavar="NAME", help="default: all of the SAE that the prompts name")
-    parser.add_argument(
-        "--strengths", nargs="+", type=float, default=[1.0], metavar="S", help="default: 1, the calibrated strength"
-    )
+    parser.add_argument("--strengths", nargs="+", type=float, default=[1.0], metavar="S", help="default: 1")
     parser.add_argument("--seeds", type=int, default=1, help="pictures of every prompt (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first picture's; the next has the next one")
     parser.add_argument("--batch-size", type=int, default=4, help="pictures sampled at once (default: 4)")

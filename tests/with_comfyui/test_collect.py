@@ -17,6 +17,8 @@ from sae_eraser.training.cli import main
 from with_comfyui.collecting import KEEP, MID, PROMPTS, SAMPLING, UP, activations, collector, sigmas
 from with_comfyui.sampling import split_guidance, with_probe
 
+TEXT = "text_encoder.text_model.encoder.layers.0"
+
 
 @pytest.fixture
 def collect(world, tmp_path, monkeypatch):
@@ -232,6 +234,8 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(collect, tmp_path, name)
     [
         ({"hookpoints": "up_blocks.7.attentions.0"}, "no hookpoint 'up_blocks.7.attentions.0'.*mid_block"),
         ({"hookpoints": " , "}, "No hookpoint is named"),
+        ({"hookpoints": f"{MID}, {TEXT}"}, "Collect them into two caches"),
+        ({"hookpoints": TEXT, "prompts": '{"prompt": "' + "a star " * 50 + '"}'}, "longer than .*Shorten it"),
         ({"prompts": ""}, "no prompts"),
         ({"prompts": "missing.jsonl"}, "missing.jsonl is not in ComfyUI's input folder"),
         ({"prompts": "../../etc/prompts.csv"}, "not in ComfyUI's input folder"),
@@ -241,6 +245,23 @@ def test_what_cannot_be_collected_is_refused(collect, tmp_path, changed, message
     with pytest.raises(ValueError, match=message):
         collect(**changed)
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_layer_of_the_text_encoder_is_read_without_sampling(collect, world, monkeypatch):
+    """Every prompt has one map at a noise level of 1, whose positions are its tokens; weights do not count."""
+    monkeypatch.setattr(collect_activations, "sample_prompts", None)
+    prompts = ["a star in neon style", "a (ring:1.5) in plain style", "a ring in plain style"]
+    folder = collect(hookpoints=TEXT, seeds=1, prompts="\n".join(json.dumps({"prompt": p}) for p in prompts))
+    seen = []
+    layer = world.clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0]
+    handle = layer.register_forward_hook(lambda module, args, output: seen.append(output[0].clone()))
+    for prompt in prompts:
+        world.clip.encode(prompt)
+    handle.remove()
+    read = activations(folder, TEXT)
+    assert read.shape == (3, 1, 32, 48) and sigmas(folder).tolist() == [[1.0]] * 3
+    torch.testing.assert_close(read[:, 0], torch.stack(seen), rtol=1e-3, atol=1e-3)
+    assert torch.equal(read[1], read[2]) and not torch.equal(read[0], read[1])
 
 
 def test_prompts_are_read_from_a_file_in_the_input_folder(collect):

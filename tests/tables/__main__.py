@@ -1,12 +1,15 @@
 """Measures the papers' tables on ShapeCanvas, every method in one run, into output/tables.
 
-PYTHONPATH=tests .venv/bin/python -m tables            all of it
-PYTHONPATH=tests .venv/bin/python -m tables --quick    a smaller version of the same layout
+PYTHONPATH=tests .venv/bin/python -m tables                  all of it
+PYTHONPATH=tests .venv/bin/python -m tables --quick          a smaller version of the same layout
+PYTHONPATH=tests .venv/bin/python -m tables one_object ...   some of the tables
 
-What was measured is kept, so a run that was stopped goes on where it was.
+What was measured is kept, so a run that was stopped goes on where it was. Another world has another folder; after a
+change to the edit or to the training delete the folder.
 """
 
 import argparse
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -15,10 +18,12 @@ from checkout import ROOT
 from comfy_process import become_comfyui, load_pack, load_small_world
 
 BASE, OUT = ROOT / ".comfyui-base", ROOT / "output" / "tables"
+CHECKPOINT = ROOT / "tests" / "shapecanvas" / "weights" / "shapecanvas.safetensors"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="all, if none is named")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
 
@@ -29,25 +34,25 @@ def main() -> None:
     from shapecanvas.collect import collect
     from shapecanvas.world import open_world
 
-    from .erasing import FULL, QUICK, Bench, one_concept, several_concepts
-    from .markdown import one_concept_table, several_concepts_table
+    from .all_tables import TABLES
+    from .bench import FULL, QUICK, Bench
     from .records import Records
-    from .saes import GROUPS, HOOKPOINTS, Workplace
+    from .saes import HOOKPOINTS, Workplace
 
+    unknown = [name for name in options.tables if name not in TABLES]
+    if unknown:
+        parser.error(f"There is no table {', '.join(unknown)}; there are {', '.join(TABLES)}.")
     world = open_world()
-    cache = collect(world, list(HOOKPOINTS.values()), seeds=8, name="tables")
-    size = QUICK if options.quick else FULL
-    bench = Bench(world, Workplace(cache, OUT / "saes"), Records(OUT / "records"), size)
-    for group in GROUPS:
-        write(f"one_{group}", one_concept(bench, group), one_concept_table, options.quick)
-    write("several_objects", several_concepts(bench, "object"), several_concepts_table, options.quick)
-
-
-def write(name: str, rows: list[dict], as_table, quick: bool) -> None:
-    """output/tables/NAME.json, and the table on the screen."""
-    path = OUT / f"{name}{'_quick' if quick else ''}.json"
-    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1), encoding="utf-8")
-    print(f"\n{name}\n\n{as_table(rows)}", flush=True)
+    world_id = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()[:12]
+    cache = collect(world, list(HOOKPOINTS.values()), seeds=8, name=f"tables_{world_id}")
+    kept = OUT / world_id
+    bench = Bench(world, Workplace(cache, kept / "saes"), Records(kept / "records"), QUICK if options.quick else FULL)
+    for name in options.tables or TABLES:
+        found, table = TABLES[name](bench)
+        path = OUT / f"{name}{'_quick' if options.quick else ''}.json"
+        path.write_text(json.dumps({"machine": machine(), "found": found}, indent=1), encoding="utf-8")
+        path.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+        print(f"\n{name}\n\n{table}", flush=True)
 
 
 def machine() -> str:

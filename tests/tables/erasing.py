@@ -1,103 +1,15 @@
 """Tables 1 to 3: one concept erased, several erased at once, and what the search for settings costs."""
 
 import random
-from dataclasses import dataclass
 from statistics import mean, pstdev
 
 from tqdm import tqdm
 
-from shapecanvas.world import World
+from .bench import Bench
+from .saes import GROUPS
 
-from .methods import Method, Setting, all_methods
-from .pictures import Judged, draw, scores, wanted
-from .records import Records
-from .saes import GROUPS, Workplace
-
-SEARCH_FROM, TEST_FROM = 2_000_000, 0
-"""First seeds of the pictures by which settings are chosen, and of those that are reported."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured."""
-
-    seeds: int
-    """SAEs are trained with so many seeds, and each is measured on pictures of its own."""
-    concepts: int
-    """So many of each group, from the first on."""
-    search: tuple[int, int]
-    """For a setting: pictures of every pair that asks for the concept, and pictures of other pairs."""
-    test: tuple[int, int]
-    """For what is reported, likewise."""
-    at_once: tuple[int, ...]
-    """So many objects are erased together."""
-    orders: int
-    """The order given, and random ones."""
-    methods: tuple[str, ...] | None = None
-    """None is all."""
-
-
-FULL = Size(seeds=3, concepts=12, search=(3, 24), test=(4, 88), at_once=tuple(range(1, 10)), orders=4)
-QUICK = Size(
-    seeds=1,
-    concepts=3,
-    search=(2, 16),
-    test=(4, 48),
-    at_once=(1, 3),
-    orders=1,
-    methods=(
-        "nothing",
-        "negative prompt",
-        "SAeUron, 1 setting",
-        "SAeUron, best of 21",
-        "SAEmnesia, 1 setting",
-        "SAEmnesia, best of 7",
-        "PER",
-        "SAE Eraser",
-    ),
-)
-
-
-@dataclass
-class Bench:
-    """Where everything is that a measurement needs."""
-
-    world: World
-    place: Workplace
-    records: Records
-    size: Size
-
-    def methods(self, group: str, seed: int) -> list[Method]:
-        found = all_methods(self.world, self.place, group, seed)
-        return [method for method in found if self.size.methods is None or method.name in self.size.methods]
-
-    def measured(self, method: Method, seed: int, group: str, concepts: list[str], settings: list[Setting], test: bool):
-        """Pictures of this erasure, by settings[i] for concepts[i]: those to be reported, or those to choose by."""
-        asking, others = self.size.test if test else self.size.search
-        first = (TEST_FROM if test else SEARCH_FROM) + 10_000 * seed
-        family = method.name.split(",")[0]
-        key = {"method": family, "seed": seed, "group": group, "concepts": concepts, "settings": settings}
-        key |= {"asking": asking, "others": others, "first": first}
-        if family in ("nothing", "negative prompt"):
-            key.pop("settings")
-
-        def sample() -> Judged:
-            chosen = wanted(concepts, asking, others, first)
-            return draw(self.world, chosen, **method.sampling(concepts, settings))
-
-        return scores(self.records.get(key, sample), concepts)
-
-    def chosen(self, method: Method, seed: int, group: str, concept: str) -> Setting:
-        """The setting with the best (UA + IRA) / 2, SAeUron's rule; the first of equals."""
-        if len(method.settings) == 1:
-            return method.settings[0]
-
-        def merit(setting: Setting) -> float:
-            found = self.measured(method, seed, group, [concept], [setting], test=False)
-            return found["UA"] + found["IRA"]
-
-        tried = tqdm(method.settings, desc=f"{method.name}: {concept}", leave=False)
-        return max(tried, key=merit)
+WIDE = 100
+"""A search among more settings than this is made with the first seed alone."""
 
 
 def one_concept(bench: Bench, group: str) -> list[dict]:
@@ -106,7 +18,7 @@ def one_concept(bench: Bench, group: str) -> list[dict]:
     rows = []
     for method in bench.methods(group, 0):
         by_seed, settings = [], {}
-        for seed in range(bench.size.seeds):
+        for seed in range(1 if len(method.settings) > WIDE else bench.size.seeds):
             (own,) = [m for m in bench.methods(group, seed) if m.name == method.name]
             found = []
             for concept in tqdm(concepts, desc=f"{method.name}, seed {seed}", leave=False):
@@ -116,7 +28,8 @@ def one_concept(bench: Bench, group: str) -> list[dict]:
             by_seed.append({name: mean(scores[name] for scores in found) for name in found[0]})
         for scores_ in by_seed:
             scores_["mean"] = mean(scores_[name] for name in ("UA", "IRA", "CRA"))
-        row = {"method": method.name, "group": group, "settings tried": len(method.settings), "chosen": settings}
+        row = {"method": method.name, "group": group, "settings tried": len(method.settings)}
+        row |= {"seeds": len(by_seed), "chosen": settings}
         for name in by_seed[0]:
             values = [scores_[name] for scores_ in by_seed]
             row |= {name: mean(values), f"{name} spread": pstdev(values)}

@@ -11,6 +11,15 @@ def one_concept_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def search_cost_table(rows: list[dict]) -> str:
+    """The score reached, in the order of how many settings were tried to reach it."""
+    lines = ["| settings tried for a concept | method | (UA + IRA) / 2 | mean of UA, IRA, CRA |", "|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: row["settings tried"]):
+        half = (row["UA"] + row["IRA"]) / 2
+        lines.append(f"| {row['settings tried']} | {row['method']} | {half:.1f} | {row['mean']:.1f} |")
+    return "\n".join(lines)
+
+
 def several_concepts_table(rows: list[dict]) -> str:
     """UA / retained accuracy, averaged over the orders."""
     counts = sorted({row["concepts"] for row in rows})

@@ -124,7 +124,8 @@ def hooked_blocks(
     for hookpoint in at_block.keys() - ran:
         raise RuntimeError(
             f"The block {hookpoint.name}, which SAE Eraser hooks, did not run in this step. Another node skips "
-            "or replaces it (a cache such as DeepCache, for instance); take that node out of the workflow."
+            "or replaces it (a cache such as EasyCache or DeepCache, for instance); take that node out of the "
+            "workflow. LazyCache can stay."
         )
 
 

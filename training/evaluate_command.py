@@ -11,11 +11,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .classifiers import open_classifier
 from .comfyui_server import ComfyUI, add_comfyui_options, chosen_comfyui
-from .evaluation_page import write_page
-from .evaluation_pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing
-from .evaluation_results import (
+from .evaluation.classifiers import open_classifier
+from .evaluation.judging import Classifier, Judgement, check_classifier, judge_files, read_pictures
+from .evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing
+from .evaluation.result_page import write_page
+from .evaluation.results import (
     SCORES,
     Results,
     changes_between,
@@ -24,9 +25,8 @@ from .evaluation_results import (
     table_rows,
     write_results,
 )
-from .evaluation_scores import label_groups
-from .evaluation_settings import ERASING, choose_concepts, keep_settings, read_sampling
-from .judging import Classifier, Judgement, check_classifier, judge_files, read_pictures
+from .evaluation.scores import label_groups
+from .evaluation.settings import ERASING, choose_concepts, keep_settings, read_sampling
 from .node_options import SAMPLING, add_node_options
 from .progress import progress_bar
 from .prompts import read_prompts

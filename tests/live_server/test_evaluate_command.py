@@ -16,7 +16,7 @@ from checkout import ROOT
 from comfy_server import Server
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui_server import ComfyUI, run_graph
-from sae_eraser.training.judging import read_pictures
+from sae_eraser.training.evaluation.judging import read_pictures
 
 SAE = "sae_shapecanvas_objects.safetensors"
 OBJECTS, STYLES = ("star", "ring"), ("neon", "dots")

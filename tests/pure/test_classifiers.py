@@ -11,8 +11,14 @@ from torch import nn
 
 from checkout import ROOT
 from comfy_server import COMFYUI
-from sae_eraser.training.classifiers import open_classifier
-from sae_eraser.training.judging import ClassifierError, Judgement, check_classifier, judge_files, read_pictures
+from sae_eraser.training.evaluation.classifiers import open_classifier
+from sae_eraser.training.evaluation.judging import (
+    ClassifierError,
+    Judgement,
+    check_classifier,
+    judge_files,
+    read_pictures,
+)
 
 LABELS = {"object": ["star", "ring"], "style": ["neon", "dots"]}
 PICTURES = torch.randint(0, 256, (3, 40, 56, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

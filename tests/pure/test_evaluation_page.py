@@ -4,10 +4,10 @@ import re
 
 import torch
 
-from sae_eraser.training.evaluation_page import write_page
-from sae_eraser.training.evaluation_pictures import ORIGINAL, Sampling, Setting
-from sae_eraser.training.evaluation_results import measure_erasure, measure_originals, write_results
-from sae_eraser.training.judging import Judgement
+from sae_eraser.training.evaluation.judging import Judgement
+from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting
+from sae_eraser.training.evaluation.result_page import write_page
+from sae_eraser.training.evaluation.results import measure_erasure, measure_originals, write_results
 from sae_eraser.training.prompts import LabelledPrompt
 
 NAMES = ("<b>|star", "ring")

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sae_eraser.training.evaluation_pictures import Sampling, Setting
-from sae_eraser.training.evaluation_results import ErasureResult, best, means, measure_erasure, measure_originals
-from sae_eraser.training.evaluation_scores import (
+from sae_eraser.training.evaluation.judging import Judgement
+from sae_eraser.training.evaluation.pictures import Sampling, Setting
+from sae_eraser.training.evaluation.results import ErasureResult, best, means, measure_erasure, measure_originals
+from sae_eraser.training.evaluation.scores import (
     broken_share,
     erasure_scores,
     frechet_distance,
@@ -13,7 +14,6 @@ from sae_eraser.training.evaluation_scores import (
     mentions,
     picture_change,
 )
-from sae_eraser.training.judging import Judgement
 from sae_eraser.training.prompts import LabelledPrompt, read_prompts
 
 PROMPTS = read_prompts(

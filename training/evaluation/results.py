@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..sae_ops.atomic_write import write_atomically
-from .evaluation_pictures import Sampling, Setting
-from .evaluation_scores import (
+from ...sae_ops.atomic_write import write_atomically
+from .judging import Judgement
+from .pictures import Sampling, Setting
+from .scores import (
     accuracy,
     broken_share,
     erasure_scores,
@@ -19,7 +20,6 @@ from .evaluation_scores import (
     mentions,
     picture_change,
 )
-from .judging import Judgement
 
 SCORES = {
     "UA": "per cent of the pictures asked for the concept in which the classifier no longer sees it",

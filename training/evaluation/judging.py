@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..sae_ops.atomic_write import write_atomically
+from ...sae_ops.atomic_write import write_atomically
 
 PICTURES_AT_ONCE = 32
 

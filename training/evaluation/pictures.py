@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..sae_ops.atomic_write import write_atomically
-from .comfyui_server import GO_ON, ComfyUI, ComfyUIError, run_graph
-from .prompts import LabelledPrompt
+from ...sae_ops.atomic_write import write_atomically
+from ..comfyui_server import GO_ON, ComfyUI, ComfyUIError, run_graph
+from ..prompts import LabelledPrompt
 
 SAMPLE, ERASE = "SAEEraser_SamplePrompts", "SAEEraser_EraseConcept"
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..sae_ops.formats.checkpoint import open_checkpoint
+from ...sae_ops.formats.checkpoint import open_checkpoint
 from .judging import Classifier, ClassifierError, Judgement, fingerprint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

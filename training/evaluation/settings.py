@@ -6,11 +6,11 @@ import urllib.error
 from dataclasses import asdict
 from pathlib import Path
 
-from ..sae_ops.atomic_write import write_atomically
-from .comfyui_server import ComfyUI, ComfyUIError, default_inputs, node_schema
-from .evaluation_pictures import ERASE, SAMPLE, Sampling
-from .node_options import SAMPLING, NodeOption, given_inputs
-from .prompts import LabelledPrompt
+from ...sae_ops.atomic_write import write_atomically
+from ..comfyui_server import ComfyUI, ComfyUIError, default_inputs, node_schema
+from ..node_options import SAMPLING, NodeOption, given_inputs
+from ..prompts import LabelledPrompt
+from .pictures import ERASE, SAMPLE, Sampling
 
 ERASING: tuple[NodeOption, ...] = (
     ("--mode", "mode", str, "how Erase Concept edits, e.g. scale or replace"),

@@ -5,12 +5,12 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .evaluation_pictures import ORIGINAL, Sampling, Setting, picture_files
-from .evaluation_results import SCORES, ErasureResult, Results, best, definitions, introduction, number, table_rows
-from .evaluation_scores import is_broken
+from ..page import write_html
+from ..prompts import LabelledPrompt
 from .judging import Judgement
-from .page import write_html
-from .prompts import LabelledPrompt
+from .pictures import ORIGINAL, Sampling, Setting, picture_files
+from .results import SCORES, ErasureResult, Results, best, definitions, introduction, number, table_rows
+from .scores import is_broken
 
 SHOWN = 6
 """Pairs of pictures in a row."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .prompts import LabelledPrompt
+from ..prompts import LabelledPrompt
 
 
 def accuracy(prompts: Sequence[LabelledPrompt], seen: Sequence[str], group: str, chosen: Sequence[int]) -> float | None:

@@ -1,0 +1,1 @@
+"""What `sae-eraser evaluate` measures: pictures, classifiers that judge them, scores, results."""

@@ -27,10 +27,10 @@ def train_an_sae(graph: Graph) -> None:
     collecting |= {"seeds": 16, "steps": 12, "cfg": 3.0, "width": 64, "height": 64, "batch_size": 8}
     training = {"name": "first_sae", "latents": 512, "k": 16, "unsupervised_steps": 300, "supervised_steps": 300}
     erased = train(graph, checkpoint, collecting, training, "star")
-    compare(graph, checkpoint, erased, 1240, **ask(graph, checkpoint, (820, LOWER), "a star in neon style"))
+    compare(graph, checkpoint, erased, 1240, **ask(graph, checkpoint, (0, 240), "a star in neon style"))
     graph.note(
-        (0, 240),
-        (380, 460),
+        (0, 740),
+        (380, 400),
         "How it works",
         "## Train an SAE\n\n"
         "1. **Collect Activations** samples labelled prompts and caches what passes through a block of your model. "
@@ -64,10 +64,10 @@ def train_for_everyday_things(graph: Graph, model: str, family: str, side: int, 
     collecting = {"prompts": "\n".join(["prompt,object,style", *lines]), "hookpoints": hookpoint}
     collecting |= {"name": f"{name}_things", "seeds": 40, "width": side, "height": side, "keep_steps": 10, **keep}
     erased = train(graph, checkpoint, collecting, {"name": f"{name}_things"}, "cat")
-    asked = ask(graph, checkpoint, (820, LOWER), "a photo of a cat", side)
+    asked = ask(graph, checkpoint, (0, 240), "a photo of a cat", side)
     compare(graph, checkpoint, erased, 1240, **asked, cfg=7.0)
     graph.note(
-        (0, 240),
+        (0, 740),
         (380, 420),
         "How it works",
         f"## Train and erase, {family}\n\n"
@@ -85,7 +85,7 @@ def train_for_everyday_things(graph: Graph, model: str, family: str, side: int, 
 
 
 def train(graph: Graph, checkpoint: Node, collecting: dict, training: dict, concept: str) -> Node:
-    """Collects, trains and erases; returns the erasing node."""
+    """Collects, trains and erases; returns the erasing node. The first two have room below for what they show."""
     collected = graph.add(
         *("SAEEraser_CollectActivations", (420, UPPER), (360, 590)),
         model=checkpoint["MODEL"],
@@ -93,7 +93,7 @@ def train(graph: Graph, checkpoint: Node, collecting: dict, training: dict, conc
         **collecting,
     )
     trained = graph.add(
-        "SAEEraser_TrainSAE", (420, UPPER + 645), (360, 460), cache=collected["cache"], **training
+        "SAEEraser_TrainSAE", (820, LOWER), (360, 460), cache=collected["cache"], **training
     )
     return graph.add(
         *("SAEEraser_EraseConcepts", (820, UPPER), (360, 320)),

@@ -45,7 +45,7 @@ tables-quick: $(SETUP)  ## a smaller version of them
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188
 	"$(PY)" tests/comfy_server.py
 
-templates: $(SETUP)  ## write the example workflows and their thumbnails anew
+templates: $(SETUP)  ## write the example workflows, their thumbnails and the subgraph blueprints anew
 	PYTHONPATH=tests "$(PY)" -m templates
 
 lint: check-tools  ## check style and types

@@ -9,7 +9,15 @@ from browser.comfy_page import ComfyPage
 from checkout import ROOT
 
 OUTPUTS = {"Original and erased": ["original", "erased"], "Image without a concept": ["IMAGE"]}
-VALUES = {"prompt": "a star in neon style", "concepts": "star", "width": 64, "height": 64, "steps": 12, "cfg": 3, "seed": 7}
+VALUES = {
+    "prompt": "a star in neon style",
+    "concepts": "star",
+    "width": 64,
+    "height": 64,
+    "steps": 12,
+    "cfg": 3,
+    "seed": 7,
+}
 CONNECT = """([name, values]) => {
     const of = type => app.graph.nodes.find(n => n.type === type)
     const added = app.graph.nodes.find(n => n.title === name)

@@ -21,8 +21,8 @@ def see_where_a_concept_is(graph: Graph) -> None:
         (380, 380),
         "How it works",
         "## See where a concept is\n\n"
-        "**Watch Concepts** records how strongly the concepts of an SAE fire while the model samples. The picture stays "
-        "the same.\n\n"
+        "**Watch Concepts** records how strongly the concepts of an SAE fire while the model samples. The picture "
+        "stays the same.\n\n"
         "**Concept Heatmap** shows where one of them fired: red is as much as usual in pictures that show it. *Mask* "
         "is the share of the steps at which it fired at each place; connect it to the mask of Erase Concept to erase "
         "only there. *Steps* shows it from the first step to the last.\n\n"

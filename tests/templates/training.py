@@ -47,9 +47,7 @@ def train_for_sd15(graph: Graph) -> None:
 
 
 def train_for_sdxl(graph: Graph) -> None:
-    train_for_everyday_things(
-        graph, SDXL, "SDXL", 1024, "up_blocks.0.attentions.1", batch_size=4, keep_positions=256
-    )
+    train_for_everyday_things(graph, SDXL, "SDXL", 1024, "up_blocks.0.attentions.1", batch_size=4, keep_positions=256)
 
 
 def train_for_everyday_things(graph: Graph, model: str, family: str, side: int, hookpoint: str, **keep) -> None:
@@ -92,9 +90,7 @@ def train(graph: Graph, checkpoint: Node, collecting: dict, training: dict, conc
         clip=checkpoint["CLIP"],
         **collecting,
     )
-    trained = graph.add(
-        "SAEEraser_TrainSAE", (820, LOWER), (360, 460), cache=collected["cache"], **training
-    )
+    trained = graph.add("SAEEraser_TrainSAE", (820, LOWER), (360, 460), cache=collected["cache"], **training)
     return graph.add(
         *("SAEEraser_EraseConcepts", (820, UPPER), (360, 320)),
         model=checkpoint["MODEL"],

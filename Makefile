@@ -45,8 +45,9 @@ tables-quick: $(SETUP)  ## a smaller version of them
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188
 	"$(PY)" tests/comfy_server.py
 
-templates: $(SETUP)  ## write the example workflows and their thumbnails anew
+templates: $(SETUP)  ## write the example workflows, subgraph blueprints and pictures of the help pages anew
 	PYTHONPATH=tests "$(PY)" -m templates
+	PYTHONPATH=tests "$(PY)" -m templates.help_pictures
 
 lint: check-tools  ## check style and types
 	"$(PY)" -m ruff check

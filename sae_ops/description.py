@@ -29,6 +29,8 @@ def describe(path: Path, header: SAEHeader) -> str:
     lines += [f"{name}: {value}" for name, value in training.get("validation", {}).items()]
     if "images" in training:
         lines.append(f"trained on {training['images']} pictures{_sampling(training.get('sampling', {}))}")
+    if "url" in training:
+        lines.append(f"url: {training['url']}")
     for group in dict.fromkeys(concept.group for concept in header.concepts):
         lines += [_line(concept) for concept in header.concepts if concept.group == group]
     if not header.concepts:

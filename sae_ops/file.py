@@ -51,6 +51,18 @@ def save_sae(path: Path, sae: SparseAutoencoder, header: SAEHeader, statistics: 
     write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
 
 
+def set_training_fact(path: Path, name: str, value: str) -> None:
+    """Writes one fact more into the header; all else stays, and the file is replaced at once. Raises SAEFileError."""
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        _parse(path, metadata)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    fields = json.loads(metadata[FORMAT_KEY])
+    fields["training"] = {**fields.get("training", {}), name: value}
+    metadata[FORMAT_KEY] = json.dumps(fields)
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
+
+
 def read_header(path: Path) -> SAEHeader:
     """Reads the header alone. Raises SAEFileError if the file is missing, damaged or no SAE file."""
     with _opened(path) as file:

@@ -1,6 +1,6 @@
 """make demo: a real ComfyUI runs the template "Erase one concept" through comfy-cli; pictures before and after.
 
-Leaves in output/demo/ grid.png (rows: prompts; left the original, right the erased pictures of the same seeds) and
+Leaves in output/demo/ grid.jpg (rows: prompts; left the original, right the erased pictures of the same seeds) and
 verdicts.md (what the classifier sees in them).
 """
 
@@ -113,10 +113,10 @@ def main() -> None:
                 cells += [", ".join(OBJECTS[o] for o in objects), ", ".join(STYLES[s] for s in styles)]
             table.append(f"| {prompt} | " + " | ".join(cells) + " |")
     OUT.mkdir(parents=True, exist_ok=True)
-    grid(rows, erased).save(OUT / "grid.png")
+    grid(rows, erased).save(OUT / "grid.jpg", quality=85, optimize=True)
     (OUT / "verdicts.md").write_text("\n".join(table) + "\n")
     print("\n".join(table))
-    print(f"\nThe pictures: {OUT / 'grid.png'}")
+    print(f"\nThe pictures: {OUT / 'grid.jpg'}")
 
 
 if __name__ == "__main__":

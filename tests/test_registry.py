@@ -10,7 +10,7 @@ from checkout import ROOT
 from packing import comfy_node, copy_checkout, files_of_checkout, pack
 
 pytest.importorskip("comfy_cli")
-FOLDERS = ("example_workflows", "locales", "nodes", "sae_ops", "training", "web")
+FOLDERS = ("example_workflows", "locales", "nodes", "sae_ops", "subgraphs", "training", "web")
 FILES = ("LICENSE", "README.md", "__init__.py", "pyproject.toml")
 MAX_BYTES = 1_000_000
 

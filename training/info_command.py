@@ -1,17 +1,32 @@
-"""`sae-eraser info`: what is in an SAE file."""
+"""`sae-eraser info`: what is in an SAE file, and where others can download it."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..sae_ops.description import describe_file
+from ..sae_ops.file import set_training_fact
 
 
 def add_command(commands) -> None:
     """Adds `info` to the subcommands of argparse."""
     info = commands.add_parser("info", help="show what is in an SAE file, or in another tool's")
-    info.set_defaults(command=lambda options: show(options.file))
+    info.set_defaults(command=lambda options: show(options.file, options.set_url))
     info.add_argument("file", type=Path)
+    info.add_argument(
+        "--set-url",
+        metavar="URL",
+        help="first write into the file where it can be downloaded; workflows that use it then say so",
+    )
 
 
-def show(path: Path) -> None:
-    """Prints hookpoint, size, quality and concepts. Raises SAEFileError."""
+def show(path: Path, url: str | None = None) -> None:
+    """Prints hookpoint, size, quality and concepts. Raises ValueError, SAEFileError among them."""
+    if url is not None:
+        address = urlsplit(url)
+        if address.scheme != "https" or not address.netloc or Path(address.path).suffix != ".safetensors":
+            raise ValueError(
+                f"'{url}' is no address of an SAE file. Give the one that downloads it, such as "
+                "https://huggingface.co/NAME/saes/resolve/main/mine.safetensors"
+            )
+        set_training_fact(path, "url", url)
     print(describe_file(path))

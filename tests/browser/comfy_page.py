@@ -40,7 +40,10 @@ class ComfyPage:
         page.on("console", self._listen)
 
     def _listen(self, message) -> None:
-        ours = "/extensions/sae-eraser/" in message.location.get("url", "") or "SAEEraser.Files" in message.text
+        url = message.location.get("url", "")
+        if url.endswith(".md"):  # the page asks for help in its language before it takes ours
+            return
+        ours = "/extensions/sae-eraser/" in url or "SAEEraser." in message.text
         if message.type == "error" and ours:
             self.errors.append(message.text)
 

@@ -6,8 +6,10 @@ import pytest
 
 from browser.comfy_page import ComfyPage
 from checkout import ROOT
+from templates.checkpoints import ADDRESSES, LOADER, SD15, missing_checkpoints
 
-TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
+FOLDER = ROOT / "example_workflows"
+TEMPLATES = sorted(FOLDER.glob("*.json"))
 UNKNOWN = "app.graph.nodes.filter(n => n.has_errors || !LiteGraph.registered_node_types[n.type]).map(n => n.type)"
 BOXES = "app.graph.nodes.map(n => [n.title, ...n.pos, ...n.size, ...n.computeSize()])"
 CUT_NOTES = """[...document.querySelectorAll('.comfy-markdown-content')]
@@ -25,10 +27,11 @@ def overlap(a: list, b: list) -> bool:
 def test_every_template_opens_and_is_laid_out_well(comfy: ComfyPage):
     comfy.open()
     for path in TEMPLATES:
-        comfy.load(json.loads(path.read_text()))
+        workflow = json.loads(path.read_text())
+        comfy.load(workflow)
         comfy.page.wait_for_timeout(1500)  # until the notes are drawn
         comfy.screenshot(path.stem.replace(" ", "_"))
-        assert comfy.page.evaluate(UNKNOWN) == []
+        assert comfy.page.evaluate(UNKNOWN) == [LOADER for _ in missing_checkpoints(comfy.server, workflow)]
         assert comfy.page.evaluate(CUT_NOTES) == []
         assert not comfy.page.evaluate("app.canvas.low_quality"), "so wide that the page leaves out all text"
         boxes = comfy.page.evaluate(BOXES)
@@ -37,6 +40,18 @@ def test_every_template_opens_and_is_laid_out_well(comfy: ComfyPage):
             title, _, _, _, height, least_width, least_height = box
             assert height >= least_height, f"{title} must be {least_width} x {least_height}"
             assert [other[0] for other in boxes[index + 1 :] if overlap(box, other)] == [], f"{title} lies on these"
+
+
+def test_a_checkpoint_that_is_missing_is_named_with_where_to_get_it(comfy: ComfyPage):
+    comfy.open()
+    comfy.load(json.loads((FOLDER / "Train and erase, SD1.5.json").read_text()))
+    comfy.page.get_by_role("button", name="View details").click()
+    download = comfy.page.get_by_role("button", name=f"Download {SD15}")
+    download.wait_for()
+    comfy.screenshot("named")
+    comfy.page.evaluate("HTMLAnchorElement.prototype.click = function () { window.downloaded = this.href }")
+    download.click()
+    comfy.wait_for(f"window.downloaded === '{ADDRESSES[SD15]}'")
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)

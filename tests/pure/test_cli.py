@@ -3,11 +3,15 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+
+import torch
 
 from checkout import ROOT
 from pure.planted import plant, write_cache
 from pure.sae_files import write_good_file
 from pure.training_runs import train
+from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.training.cli import main
 
 
@@ -26,6 +30,28 @@ def test_info_shows_what_training_has_shown(tmp_path, capsys):
     text = capsys.readouterr().out
     assert shown.startswith(text)
     assert "fvu: 0." in text and "object: disc" in text and ", accuracy " in text
+
+
+def test_info_writes_where_the_file_can_be_downloaded(tmp_path, capsys):
+    path = write_good_file(tmp_path / "sae.safetensors")
+    before, header, statistics = load_sae(path)
+    url = "https://huggingface.co/someone/saes/resolve/main/sae.safetensors"
+    assert main(["info", str(path), "--set-url", url]) == 0
+    assert f"url: {url}" in capsys.readouterr().out
+    after, changed, same = load_sae(path)
+    assert changed == replace(header, training={**header.training, "url": url})
+    for old, new in ((before.state_dict(), after.state_dict()), (vars(statistics), vars(same))):
+        assert all(torch.equal(old[name], new[name]) for name in old)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_info_refuses_what_is_no_address_of_a_file(tmp_path, capsys):
+    path = write_good_file(tmp_path / "sae.safetensors")
+    before = path.read_bytes()
+    for url in ("sae.safetensors", "https://huggingface.co/someone/saes", "file:///tmp/sae.safetensors"):
+        assert main(["info", str(path), "--set-url", url]) == 1
+        assert "resolve/main/mine.safetensors" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_is_no_sae(tmp_path, capsys):

@@ -1,49 +1,56 @@
 """make templates: writes example_workflows/*.json, runs each in a real ComfyUI, and makes a thumbnail of its pictures.
 
-Names after `python -m templates` choose some of them.
+Those whose checkpoint is not here get a card instead. Also writes subgraphs/*.json. Names after `python -m templates`
+choose some of all these.
 """
 
 import json
 import sys
-
-from PIL import Image
+from pathlib import Path
 
 from checkout import ROOT
 from comfy_server import Server, running_server
-from demo import pictures, run, strip
+from demo import run
 
+from . import thumbnails
+from .blueprints import BLUEPRINTS
 from .catalogue import TEMPLATES
+from .checkpoints import missing_checkpoints
 from .graph import Graph
+from .subgraph import Subgraph
 
 FOLDER = ROOT / "example_workflows"
-SIDE = 512
+SUBGRAPHS = ROOT / "subgraphs"
 
 
-def write(server: Server, name: str) -> dict:
-    """Writes the template and returns it."""
+def write_template(server: Server, name: str) -> None:
     graph = Graph(server.request("/object_info"))
     TEMPLATES[name](graph)
-    (FOLDER / f"{name}.json").write_text(json.dumps(graph.workflow(), indent=1) + "\n")
-    return graph.workflow()
+    workflow = graph.workflow()
+    save(FOLDER / f"{name}.json", workflow)
+    if missing_checkpoints(server, workflow):
+        picture = thumbnails.of_steps(name.rpartition(", ")[2])
+    else:
+        run(server, workflow)
+        picture = thumbnails.of_pictures(workflow, server.base / "output")
+    picture.save(FOLDER / f"{name}.jpg", quality=90)
 
 
-def thumbnail(server: Server) -> Image.Image:
-    """Original pictures above the erased ones; of another template the pictures it has saved."""
-    saved = server.base / "output"
-    prefixes = sorted({file.name.rpartition("_")[0].rpartition("_")[0] for file in saved.glob("*.png")}, reverse=True)
-    rows = [strip(pictures(saved, prefix)[:2]) for prefix in prefixes[:2]]
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
-    for index, row in enumerate(rows):
-        sheet.paste(row, (0, index * row.height))
-    return sheet.resize((SIDE, SIDE * sheet.height // sheet.width), Image.Resampling.LANCZOS)
+def write_blueprint(server: Server, name: str) -> None:
+    graph = Subgraph(server.request("/object_info"))
+    description = BLUEPRINTS[name](graph)
+    save(SUBGRAPHS / f"{name}.json", graph.blueprint(name, description))
+
+
+def save(path: Path, workflow: dict) -> None:
+    path.write_text(json.dumps(workflow, indent=1) + "\n")
 
 
 def main() -> None:
-    for name in sys.argv[1:] or TEMPLATES:
+    for name in sys.argv[1:] or (*TEMPLATES, *BLUEPRINTS):
         print(name, flush=True)
         with running_server() as server:  # of its own: what another template has sampled would not be saved again
-            run(server, write(server, name))
-            thumbnail(server).save(FOLDER / f"{name}.jpg", quality=90)
+            (write_template if name in TEMPLATES else write_blueprint)(server, name)
 
 
 if __name__ == "__main__":

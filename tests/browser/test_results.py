@@ -1,0 +1,27 @@
+"""What nodes have made stands at the nodes."""
+
+import json
+
+from browser.comfy_page import ComfyPage
+from checkout import ROOT
+
+SCORE = "SAEEraser_ConceptScore"
+RESULT = f"app.graph.nodes.find(n => n.type === '{SCORE}').widgets.find(w => w.name === 'result')"
+
+
+def score_node(workflow: dict) -> dict:
+    (node,) = (node for node in workflow["nodes"] if node["type"] == SCORE)
+    return node
+
+
+def test_a_node_shows_its_text_and_the_workflow_stays_as_it_was(comfy: ComfyPage):
+    comfy.open()
+    comfy.load(json.loads((ROOT / "example_workflows" / "See where a concept is.json").read_text()))
+    before = score_node(comfy.saved())
+    comfy.run()
+    comfy.wait_for(f"{RESULT}?.value.includes('object: house  met')")
+    comfy.screenshot("shown")
+    after = score_node(comfy.saved())
+    assert [after[key] for key in ("widgets_values", "inputs", "size")] == [
+        before[key] for key in ("widgets_values", "inputs", "size")
+    ]

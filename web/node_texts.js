@@ -1,0 +1,41 @@
+// Shows the text that a node has made (ui.PreviewText) below its inputs; ComfyUI shows it at nodes of its own alone.
+import { app } from "../../scripts/app.js";
+
+const NAME = "result";
+const HEIGHT = 160;
+
+function addText(node) {
+  const { widget } = app.widgets.STRING(node, NAME, ["STRING", { multiline: true }], app);
+  widget.serialize = widget.options.serialize = false; // neither in the workflow nor in what is run
+  widget.options.read_only = widget.element.readOnly = true;
+  const [width, height] = node.size;
+  node.setSize([width, Math.max(height, node.computeSize()[1] + HEIGHT)]);
+  return widget;
+}
+
+function show(node, text) {
+  if (!text?.length) return;
+  const widget = node.widgets?.find((other) => other.name === NAME) ?? addText(node);
+  widget.value = text.join("\n");
+}
+
+app.registerExtension({
+  name: "SAEEraser.Texts",
+
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!nodeData.name.startsWith("SAEEraser_")) return;
+    const { onExecuted } = nodeType.prototype;
+    nodeType.prototype.onExecuted = function (output) {
+      onExecuted?.call(this, output);
+      show(this, output.text);
+    };
+  },
+
+  // When a workflow is opened whose results the page has.
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs)) {
+      const node = app.rootGraph.getNodeById(id);
+      if (node?.type.startsWith("SAEEraser_")) show(node, output.text);
+    }
+  },
+});

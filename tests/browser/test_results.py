@@ -6,6 +6,7 @@ from browser.comfy_page import ComfyPage
 from checkout import ROOT
 
 SCORE = "SAEEraser_ConceptScore"
+HEATMAP = "app.graph.nodes.find(n => n.title === 'Heatmap')"
 RESULT = f"app.graph.nodes.find(n => n.type === '{SCORE}').widgets.find(w => w.name === 'result')"
 
 
@@ -14,12 +15,13 @@ def score_node(workflow: dict) -> dict:
     return node
 
 
-def test_a_node_shows_its_text_and_the_workflow_stays_as_it_was(comfy: ComfyPage):
+def test_nodes_show_text_and_heatmap_and_the_workflow_stays_as_it_was(comfy: ComfyPage):
     comfy.open()
     comfy.load(json.loads((ROOT / "example_workflows" / "See where a concept is.json").read_text()))
     before = score_node(comfy.saved())
     comfy.run()
     comfy.wait_for(f"{RESULT}?.value.includes('object: house  met')")
+    comfy.wait_for(f"{HEATMAP}.imgs?.every(image => image.complete && image.naturalWidth >= 64)")
     comfy.screenshot("shown")
     after = score_node(comfy.saved())
     assert [after[key] for key in ("widgets_values", "inputs", "size")] == [

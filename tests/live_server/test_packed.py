@@ -80,7 +80,10 @@ def test_the_page_gets_translations_help_and_templates(installed):
     for language, texts in installed.request("/i18n").items():
         file = ROOT / "locales" / language / "nodeDefs.json"
         assert texts == {"nodeDefs": json.loads(file.read_text(encoding="utf-8"))}
-    assert "/extensions/sae-eraser/sae_files.js" in installed.request("/extensions")
+    scripts = {f"/extensions/sae-eraser/{name}" for name in ("sae_files.js", "node_texts.js")}
+    assert scripts <= set(installed.request("/extensions"))
+    blueprints = {entry["name"] for entry in installed.request("/global_subgraphs").values()}
+    assert {"Image without a concept", "Original and erased"} <= blueprints
     templates = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
     assert set(installed.request("/workflow_templates")["sae-eraser"]) == templates
 

@@ -84,5 +84,6 @@ def ranking(watch: Watch, scores: torch.Tensor, threshold: float) -> str:
         concept = watch.sae.header.concepts[index]
         mark = "  met" if highest[index] > threshold else ""
         where = f"  picture {int(images[index]) + 1} of {len(scores)}" if mark and len(scores) > 1 else ""
-        lines.append(f"{highest[index] + 0.0:.2f}  {concept.group}: {concept.name}{mark}{where}")
+        score = round(float(highest[index]), 2) + 0.0  # never -0.00
+        lines.append(f"{score:.2f}  {concept.group}: {concept.name}{mark}{where}")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ SMALL_SHARDS = """
 import sys
 
 for name, module in list(sys.modules.items()):
-    if name.endswith("nodes.cache_filling"):
+    if name.endswith("nodes.collect.cache_filling"):
         module.SHARD_BYTES = 50_000
 
 NODE_CLASS_MAPPINGS = {}

@@ -15,7 +15,7 @@ def labelled_prompts() -> str:
 
 def collect(world: World, hookpoints: list[str], seeds: int, name: str) -> Path:
     """Samples every pair with `seeds` seeds, which no measurement uses, into ComfyUI's output/sae_cache/NAME."""
-    from sae_eraser.nodes.collect_activations import CollectActivations
+    from sae_eraser.nodes.collect.collect_activations import CollectActivations
 
     (folder,) = CollectActivations.execute(
         model=world.model,

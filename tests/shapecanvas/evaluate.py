@@ -12,7 +12,7 @@ def evaluate_world(world: World, seeds_per_pair: int) -> dict[str, float]:
 
 def erased_model(world: World, sae_name: str, concept: str, **settings):
     """The world's model as Erase Concept hands it on, with the node's defaults unless `settings` say otherwise."""
-    from sae_eraser.nodes.erase_concept import EraseConcept
+    from sae_eraser.nodes.erase.erase_concept import EraseConcept
 
     defaults = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "mode": "turn", "branch": "both"}
     chosen = {"sae": sae_name, "concept": concept}

@@ -45,9 +45,9 @@ def moved_by_block(
 ) -> list[tuple[float, float, float]]:
     """Of each group of blocks, exchanged together: the shares of pictures in which the other prompt's object (style)
     is seen, in which the style (object) is still seen, and which Locate Concept calls moved."""
-    from sae_eraser.nodes.block_hooks import resolve_hookpoint
-    from sae_eraser.nodes.collect_progress import Progress
-    from sae_eraser.nodes.exchanging import Exchange, PairSampler, partners
+    from sae_eraser.nodes.collect.collect_progress import Progress
+    from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint
+    from sae_eraser.nodes.locate.exchanging import Exchange, PairSampler, partners
     from sae_eraser.sae_ops.moved import judge_moved
 
     chosen = pairs_that_differ(pictures // 2, vary)

@@ -67,7 +67,7 @@ def open_world() -> World:
 
 def sample_latents(world: World, prompts: list[str], seeds: list[int], model=None, **sampling) -> torch.Tensor:
     """Latents [n, 16, 8, 8] of the prompts by the world's model, or by a patched one."""
-    from sae_eraser.nodes.prompt_batch import sample_prompts
+    from sae_eraser.nodes.sample.prompt_batch import sample_prompts
 
     return sample_prompts(model or world.model, world.clip, prompts, seeds, **{**SAMPLING, **sampling})
 

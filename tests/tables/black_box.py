@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sae_eraser.nodes.prompt_batch import encode_prompts
+from sae_eraser.nodes.sample.prompt_batch import encode_prompts
 from shapecanvas.concepts import OBJECTS, PAIR_TEMPLATES, STYLES, SYNONYMS
 from shapecanvas.world import SAMPLING, World
 

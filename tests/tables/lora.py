@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.utils import load_torch_file
 from safetensors.torch import save_file
 
-from sae_eraser.nodes.prompt_batch import encode_prompts
+from sae_eraser.nodes.sample.prompt_batch import encode_prompts
 from sae_eraser.sae_ops.atomic_write import write_atomically
 from shapecanvas.concepts import OBJECTS, STYLES, pair_prompt
 from shapecanvas.drawing import draw

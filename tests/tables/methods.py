@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sae_eraser.nodes.erasing import erase
-from sae_eraser.nodes.sae_files import LoadedSAE
+from sae_eraser.nodes.erase.erasing import erase
+from sae_eraser.nodes.files.sae_files import LoadedSAE
 from sae_eraser.sae_ops.concepts import find_concept
 from sae_eraser.sae_ops.erasure import Erasure
 from shapecanvas.world import World

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_eraser.nodes.sae_files import LoadedSAE
+from sae_eraser.nodes.files.sae_files import LoadedSAE
 from sae_eraser.sae_ops.concepts import term_ranges
 from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.training import cli

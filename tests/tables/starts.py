@@ -7,7 +7,7 @@ import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from sae_eraser.nodes.prompt_batch import encode_prompts
+from sae_eraser.nodes.sample.prompt_batch import encode_prompts
 from shapecanvas.world import SAMPLING, World, decode
 
 from .chosen import ChosenMethod

@@ -8,8 +8,8 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from sae_eraser.nodes import cache_filling
-from sae_eraser.nodes.collect_activations import CollectActivations
+from sae_eraser.nodes.collect import cache_filling
+from sae_eraser.nodes.collect.collect_activations import CollectActivations
 from sae_eraser.training.cache import Cache
 from with_comfyui.sampling import with_probe
 

@@ -5,7 +5,7 @@ import nodes
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from sae_eraser.nodes.erase_concept import EraseConcept
+from sae_eraser.nodes.erase.erase_concept import EraseConcept
 from with_comfyui.random_files import MID
 
 

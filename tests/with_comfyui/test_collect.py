@@ -7,10 +7,10 @@ import folder_paths
 import pytest
 import torch
 
-from sae_eraser.nodes import collect_activations
-from sae_eraser.nodes.collect_activations import CollectActivations
-from sae_eraser.nodes.prompt_batch import sample_prompts
-from sae_eraser.nodes.recording import spread
+from sae_eraser.nodes.collect import collect_activations
+from sae_eraser.nodes.collect.collect_activations import CollectActivations
+from sae_eraser.nodes.collect.recording import spread
+from sae_eraser.nodes.sample.prompt_batch import sample_prompts
 from sae_eraser.sae_ops.file import read_header
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.cli import main

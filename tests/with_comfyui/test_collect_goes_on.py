@@ -10,8 +10,8 @@ import folder_paths
 import pytest
 from comfy.model_management import InterruptProcessingException
 
-from sae_eraser.nodes import cache_filling
-from sae_eraser.nodes.cache_filling import read_share
+from sae_eraser.nodes.collect import cache_filling
+from sae_eraser.nodes.collect.cache_filling import read_share
 from sae_eraser.training import cache as cache_module
 from sae_eraser.training.cache import CacheError
 from with_comfyui.collecting import IMAGE_BYTES, collector, contents, interrupting

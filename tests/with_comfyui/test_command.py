@@ -7,8 +7,8 @@ import pytest
 from comfy import model_management
 from comfy.model_management import InterruptProcessingException
 
-from sae_eraser.nodes import command
-from sae_eraser.nodes.command import in_words_of_nodes, run_command
+from sae_eraser.nodes.train import command
+from sae_eraser.nodes.train.command import in_words_of_nodes, run_command
 
 
 @pytest.fixture

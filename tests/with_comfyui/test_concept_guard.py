@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sae_eraser.nodes.concept_guard import ConceptGuard
-from sae_eraser.nodes.concept_score import THRESHOLD
-from sae_eraser.nodes.watching import UnwatchedLatent
+from sae_eraser.nodes.look.concept_guard import ConceptGuard
+from sae_eraser.nodes.look.concept_score import THRESHOLD
+from sae_eraser.nodes.look.watching import UnwatchedLatent
 from sae_eraser.sae_ops.concepts import UnknownConcept
 from shapecanvas.concepts import pair_prompt
 from shapecanvas.world import World, decode, sample_latents

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sae_eraser.nodes.concept_heatmap import ConceptHeatmap, as_pictures
-from sae_eraser.nodes.heat_pictures import colours, overlay, strip
+from sae_eraser.nodes.look.concept_heatmap import ConceptHeatmap, as_pictures
+from sae_eraser.nodes.look.heat_pictures import colours, overlay, strip
 from sae_eraser.sae_ops.concepts import detecting_terms, find_concept
 from shapecanvas.concepts import pair_prompt
 from shapecanvas.world import World, decode, sample_latents

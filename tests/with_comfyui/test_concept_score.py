@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_eraser.nodes.concept_score import THRESHOLD, ConceptScore, read_scores
+from sae_eraser.nodes.look.concept_score import THRESHOLD, ConceptScore, read_scores
 from sae_eraser.sae_ops.concepts import UnknownConcept
 from shapecanvas.concepts import OBJECTS, STYLES, pair_prompt
 from shapecanvas.world import World, sample_latents

@@ -6,8 +6,8 @@ import torch
 from comfy import sdxl_clip
 from comfy.supported_models_base import ClipTarget
 
-from sae_eraser.nodes.erase_concept_from_text import EraseConceptFromText
-from sae_eraser.nodes.sae_files import open_sae
+from sae_eraser.nodes.erase.erase_concept_from_text import EraseConceptFromText
+from sae_eraser.nodes.files.sae_files import open_sae
 from sae_eraser.sae_ops.hookpoints import HookpointError
 from sae_eraser.sae_ops.text_hookpoints import check_is_read, is_text_hookpoint, list_text_hookpoints
 from with_comfyui.random_files import MID, write_random_sae

@@ -12,7 +12,7 @@ from comfy_extras.nodes_hooks import (
     SetHookKeyframes,
 )
 
-from sae_eraser.nodes.erase_concept_hook import EraseConceptHook
+from sae_eraser.nodes.erase.erase_concept_hook import EraseConceptHook
 from sae_eraser.sae_ops.edit import ConceptEdit
 from with_comfyui.random_files import MID, MID_TOO, UP, write_random_sae
 from with_comfyui.sampling import differs, encode, erase, sample_with, split_guidance

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae_eraser.nodes.erase_concepts import parse_concepts
+from sae_eraser.nodes.erase.erase_concepts import parse_concepts
 
 
 @pytest.mark.parametrize(

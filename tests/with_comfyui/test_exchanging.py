@@ -4,9 +4,9 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_eraser.nodes.block_hooks import resolve_hookpoint
-from sae_eraser.nodes.collect_progress import Progress
-from sae_eraser.nodes.exchanging import Exchange, PairSampler, partners
+from sae_eraser.nodes.collect.collect_progress import Progress
+from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint
+from sae_eraser.nodes.locate.exchanging import Exchange, PairSampler, partners
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from with_comfyui.collecting import MID, SAMPLING, interrupting
 from with_comfyui.sampling import differs, split_guidance, with_probe

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae_eraser.nodes.load_sae import LoadSAE
-from sae_eraser.nodes.sae_files import list_saes, open_sae
+from sae_eraser.nodes.files.load_sae import LoadSAE
+from sae_eraser.nodes.files.sae_files import list_saes, open_sae
 from sae_eraser.sae_ops.file import SAEFileError
 from sae_eraser.sae_ops.formats import read_foreign
 

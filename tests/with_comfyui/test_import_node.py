@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae_eraser.nodes.import_sae import ImportSAE
+from sae_eraser.nodes.train.import_sae import ImportSAE
 from sae_eraser.training.concept_tables import Settings
 
 REFERENCES = Path(__file__).parents[1] / "pure" / "references"
@@ -63,7 +63,7 @@ def test_what_the_files_leave_out_is_asked_for(saes):
 
 @pytest.mark.parametrize("path", ["owner/name", "", "/no/such/folder"])
 def test_a_path_that_is_not_there_downloads_nothing(saes, path, monkeypatch):
-    monkeypatch.setattr("sae_eraser.nodes.command.subprocess.Popen", None)
+    monkeypatch.setattr("sae_eraser.nodes.train.command.subprocess.Popen", None)
     with pytest.raises(ValueError, match=f"'{path}' is neither in .* set download"):
         run(path=path)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sae_eraser.nodes.locate_concept import LocateConcept
-from sae_eraser.nodes.locate_inputs import Range, choose_hookpoints, read_pairs, read_ranges
-from sae_eraser.nodes.locate_report import picture, table
-from sae_eraser.nodes.locate_results import Measurement
-from sae_eraser.nodes.locating import locate as locate_with
-from sae_eraser.nodes.locating import most_exchanges
+from sae_eraser.nodes.locate.locate_concept import LocateConcept
+from sae_eraser.nodes.locate.locate_inputs import Range, choose_hookpoints, read_pairs, read_ranges
+from sae_eraser.nodes.locate.locate_report import picture, table
+from sae_eraser.nodes.locate.locate_results import Measurement
+from sae_eraser.nodes.locate.locating import locate as locate_with
+from sae_eraser.nodes.locate.locating import most_exchanges
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from sae_eraser.sae_ops.moved import Moved
 from shapecanvas.locate import moved_by_block

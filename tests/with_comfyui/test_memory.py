@@ -6,9 +6,9 @@ import weakref
 import comfy.model_management
 import pytest
 
-from sae_eraser.nodes import sae_files
-from sae_eraser.nodes.erasing import whole_encoder
-from sae_eraser.nodes.sae_files import open_sae
+from sae_eraser.nodes.erase.erasing import whole_encoder
+from sae_eraser.nodes.files import sae_files
+from sae_eraser.nodes.files.sae_files import open_sae
 from with_comfyui.random_files import MID, UP
 from with_comfyui.sampling import differs, erase
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 
-from sae_eraser.nodes.block_hooks import get_hooks
+from sae_eraser.nodes.hooks.block_hooks import get_hooks
 from with_comfyui.random_files import UP
 from with_comfyui.sampling import differs, erase
 

@@ -31,7 +31,7 @@ def added() -> list[str]:
 
 
 def test_the_pack_imports_nothing_else_that_comfyui_has_not_imported_already(added):
-    assert "sae_eraser.nodes.erase_concept" in added
+    assert "sae_eraser.nodes.erase.erase_concept" in added
     # tomllib is how ComfyUI's loader reads the pack's pyproject.toml.
     assert {name.partition(".")[0] for name in added} <= {"sae_eraser", "checkout", "tomllib"}
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sae_eraser.nodes.block_hooks import get_hooks
-from sae_eraser.nodes.sae_files import open_sae
+from sae_eraser.nodes.files.sae_files import open_sae
+from sae_eraser.nodes.hooks.block_hooks import get_hooks
 from sae_eraser.sae_ops.edit import PAPER_COMPAT, Erasure
 from sae_eraser.sae_ops.paper_edit import PaperEdit
 from with_comfyui.random_files import MID, MID_TOO, UP

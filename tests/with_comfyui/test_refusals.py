@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pure.sae_files import rewrite
-from sae_eraser.nodes.erase_concept import EraseConcept
-from sae_eraser.nodes.erase_concepts import EraseConcepts
-from sae_eraser.nodes.load_sae import LoadSAE
-from sae_eraser.nodes.sae_files import NONE_INSTALLED, list_saes
+from sae_eraser.nodes.erase.erase_concept import EraseConcept
+from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
+from sae_eraser.nodes.files.load_sae import LoadSAE
+from sae_eraser.nodes.files.sae_files import NONE_INSTALLED, list_saes
 from with_comfyui.random_files import write_random_sae
 from with_comfyui.sampling import erase
 

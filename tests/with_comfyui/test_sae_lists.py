@@ -5,8 +5,8 @@ from pathlib import Path
 import folder_paths
 import pytest
 
-from sae_eraser.nodes.load_sae import LoadSAE
-from sae_eraser.nodes.sae_files import content_id, list_origins, list_saes, open_sae
+from sae_eraser.nodes.files.load_sae import LoadSAE
+from sae_eraser.nodes.files.sae_files import content_id, list_origins, list_saes, open_sae
 from sae_eraser.sae_ops.concepts import Concept, find_concept
 from with_comfyui.random_files import CONCEPTS, write_random_sae
 

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from sae_eraser.nodes.sample_prompts import SamplePrompts
+from sae_eraser.nodes.sample.sample_prompts import SamplePrompts
 from with_comfyui.sampling import encode, erase
 
 SAMPLING = {"steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 48}

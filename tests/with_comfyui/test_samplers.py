@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_eraser.nodes.block_hooks import BlockHook, resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.block_hooks import BlockHook, resolve_hookpoint, with_hooks
 from with_comfyui.random_files import UP
 from with_comfyui.sampling import differs, erase
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae_eraser.nodes.block_hooks import get_hooks
-from sae_eraser.nodes.erase_concepts import EraseConcepts
-from sae_eraser.nodes.load_sae import LoadSAE
+from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
+from sae_eraser.nodes.files.load_sae import LoadSAE
+from sae_eraser.nodes.hooks.block_hooks import get_hooks
 from sae_eraser.sae_ops.edit import ConceptEdit
 from with_comfyui.random_files import MID, MID_TOO, UP
 from with_comfyui.sampling import differs, erase

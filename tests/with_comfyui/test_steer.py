@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sae_eraser.nodes.block_hooks import get_hooks
-from sae_eraser.nodes.steer_concept import SteerConcept
+from sae_eraser.nodes.erase.steer_concept import SteerConcept
+from sae_eraser.nodes.hooks.block_hooks import get_hooks
 from sae_eraser.sae_ops.edit import ConceptEdit
 from shapecanvas.classifier import classify
 from shapecanvas.concepts import OBJECTS, STYLES

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae_eraser.nodes.prompt_batch import encode_prompts
+from sae_eraser.nodes.sample.prompt_batch import encode_prompts
 from shapecanvas.concepts import OBJECTS, pair_prompt
 from shapecanvas.evaluate import erased_model
 from shapecanvas.world import SAMPLING, World

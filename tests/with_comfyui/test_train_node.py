@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from pure.planted import plant, write_cache
 from pure.sae_files import write_good_file
-from sae_eraser.nodes import command
-from sae_eraser.nodes.curves import HEIGHT, WIDTH
-from sae_eraser.nodes.erase_concepts import EraseConcepts
-from sae_eraser.nodes.train_sae import TrainSAE
+from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
+from sae_eraser.nodes.train import command
+from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
+from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.file import read_header
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.train_command import DEFAULT_K

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pure.training_runs import train
-from sae_eraser.nodes.block_hooks import resolve_hookpoint
+from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint
 from sae_eraser.sae_ops.file import read_header
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from sae_eraser.training.cache import Cache

@@ -10,8 +10,8 @@ import nodes
 import pytest
 import torch
 
-from sae_eraser.nodes.sae_files import open_sae
-from sae_eraser.nodes.watching import UnwatchedLatent
+from sae_eraser.nodes.files.sae_files import open_sae
+from sae_eraser.nodes.look.watching import UnwatchedLatent
 from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.sae_ops.formats import no_statistics
 from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
@@ -136,7 +136,7 @@ def test_a_run_that_is_broken_off_leaves_nothing(model, sample):
 def test_the_oldest_runs_go_when_all_take_too_much(model, sample, monkeypatch):
     patched, watch = watched(model)
     first = sample(patched)
-    monkeypatch.setattr("sae_eraser.nodes.watching.KEPT_BYTES", 1.5 * watch.runs[0].bytes)
+    monkeypatch.setattr("sae_eraser.nodes.look.watching.KEPT_BYTES", 1.5 * watch.runs[0].bytes)
     second = sample(patched, seed=2)
     assert len(watch.runs) == 1 and watch.run_of(second)
     with pytest.raises(UnwatchedLatent):

@@ -1,8 +1,8 @@
 """The pack's own nodes around a watched run."""
 
-from sae_eraser.nodes.load_sae import LoadSAE
-from sae_eraser.nodes.watch_concepts import WatchConcepts
-from sae_eraser.nodes.watching import Watch
+from sae_eraser.nodes.files.load_sae import LoadSAE
+from sae_eraser.nodes.look.watch_concepts import WatchConcepts
+from sae_eraser.nodes.look.watching import Watch
 from with_comfyui.random_files import MID
 
 OBJECTS_SAE, STYLES_SAE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_styles.safetensors"

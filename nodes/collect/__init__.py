@@ -1,0 +1,1 @@
+"""Collecting activations into a cache."""

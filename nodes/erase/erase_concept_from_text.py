@@ -1,0 +1,68 @@
+"""Erase Concept from Text: CLIP in, CLIP out, for SAEs of a text encoder's layer."""
+
+from comfy.sd import CLIP
+from comfy_api.latest import io
+
+from ...sae_ops.erasure import Erasure
+from ...sae_ops.text_hookpoints import is_text_hookpoint
+from ..files.sae_files import LoadedSAE
+from ..hooks.text_hooks import get_text_hooks, resolve_text_hookpoint, with_text_hooks
+from .concept_inputs import fingerprint_choice, mode_input, open_choice, sae_input, strength_input
+from .erasing import add_erasures
+
+
+def erase_from_text(clip: CLIP, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> CLIP:
+    """A clone of the CLIP that erases these concepts from prompts, besides those that earlier nodes erase.
+
+    Raises ValueError if the SAE is not for a text encoder, or reads another width; HookpointError if the layer is
+    missing. The model family is not compared: SD1.5, SDXL, SD3 and Flux have the same CLIP-L.
+    """
+    header = sae.header
+    if not is_text_hookpoint(header.hookpoint):
+        raise ValueError(
+            f"The SAE '{sae.name}' belongs to {header.hookpoint} of the diffusion model, not to a text encoder. Use "
+            "Erase Concept with it, between the checkpoint loader and the sampler."
+        )
+    hookpoint = resolve_text_hookpoint(clip, header.hookpoint)
+    if hookpoint.width != header.autoencoder.d_in:
+        raise ValueError(
+            f"The SAE '{sae.name}' reads {header.autoencoder.d_in} channels, but {hookpoint.name} has "
+            f"{hookpoint.width} in this CLIP. Choose an SAE made for it."
+        )
+    return with_text_hooks(clip, add_erasures(get_text_hooks(clip), hookpoint, sae, erasures))
+
+
+class EraseConceptFromText(io.ComfyNode):
+    """Erases one concept of an SAE file from what prompts become."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAEEraser_EraseConceptFromText",
+            display_name="Erase Concept from Text",
+            category="model/SAE Eraser",
+            description="Takes a concept out of prompts while CLIP encodes them, with an SAE of a text encoder's "
+            "layer. Chain several for several concepts.",
+            search_aliases=["unlearn", "remove concept", "CLIP", "prompt", "text encoder", "SAE", "safety"],
+            inputs=[
+                io.Clip.Input(
+                    "clip", tooltip="The CLIP that encodes prompts. It is not changed; the output is a patched copy."
+                ),
+                sae_input("What prompts should no longer say."),
+                strength_input(),
+                mode_input(paper_compat=False),
+            ],
+            outputs=[io.Clip.Output(tooltip="For CLIP Text Encode: prompts without the concept.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, sae: dict | None = None, **kwargs):
+        return fingerprint_choice(sae)
+
+    @classmethod
+    def execute(cls, clip, strength, mode, sae: dict | None = None) -> io.NodeOutput:
+        if strength == 0:
+            return io.NodeOutput(clip)
+        loaded, concept = open_choice(cls, sae)
+        return io.NodeOutput(erase_from_text(clip, loaded, (Erasure(concept, strength, mode),)))

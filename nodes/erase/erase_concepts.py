@@ -1,0 +1,75 @@
+"""Erase Concepts: several concepts of one SAE at once, written as text."""
+
+from comfy_api.latest import io
+
+from ...sae_ops.concepts import find_concept
+from ...sae_ops.erasure import Erasure
+from ..files.load_sae import SAE
+from .concept_inputs import branch_input, mask_input, mode_input, model_input, percent_inputs, read_mask
+from .erasing import erase, sigma_range
+
+
+def parse_concepts(text: str) -> list[tuple[str, float]]:
+    """ "star: 1.0, object: circle, neon: 0.5" -> names and strengths; a name without a strength has 1.0.
+
+    Names are separated by commas or new lines; a part after the last colon that is a number is the strength.
+    Raises ValueError on a negative strength, or if there is no name.
+    """
+    found = []
+    for part in text.replace("\n", ",").split(","):
+        if not part.strip():
+            continue
+        name, _, last = part.rpartition(":")
+        try:
+            strength = float(last)
+        except ValueError:
+            name, strength = part, 1.0
+        if not name.strip():
+            raise ValueError(f"'{part.strip()}' names no concept. Write for example: star: 1.0, neon: 0.5")
+        if not 0 <= strength < float("inf"):
+            raise ValueError(f"The strength of '{name.strip()}' is {strength}, but must be 0 or more.")
+        found.append((name.strip(), strength))
+    if not found:
+        raise ValueError("No concept is named. Write for example: star: 1.0, neon: 0.5")
+    return found
+
+
+class EraseConcepts(io.ComfyNode):
+    """Erases several concepts of one loaded SAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAEEraser_EraseConcepts",
+            display_name="Erase Concepts",
+            category="model/SAE Eraser",
+            description="Takes several concepts of one SAE out of what the model can draw.",
+            search_aliases=["unlearn", "remove concepts", "SAE", "concept erasure"],
+            inputs=[
+                model_input(),
+                SAE.Input("sae", tooltip="From Load SAE."),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    default="",
+                    placeholder="star: 1.0, neon: 0.5",
+                    tooltip="Concepts and strengths, separated by commas. 1 erases; if some is left, try 1.5 or 2.",
+                ),
+                *percent_inputs("Erase"),
+                mode_input(),
+                branch_input(),
+                mask_input("Erase"),
+            ],
+            outputs=[io.Model.Output(tooltip="The model without the concepts.")],
+        )
+
+    @classmethod
+    def execute(cls, model, sae, concepts, start_percent, end_percent, mode, branch, mask=None) -> io.NodeOutput:
+        where = read_mask(mask)
+        start, end = sigma_range(model, start_percent, end_percent)
+        erasures = tuple(
+            Erasure(find_concept(sae.header.concepts, name), strength, mode, start, end, branch, where)
+            for name, strength in parse_concepts(concepts)
+            if strength > 0
+        )
+        return io.NodeOutput(erase(model, sae, erasures) if erasures else model)

@@ -1,0 +1,120 @@
+"""Puts erasures on a model; erasures of one SAE become one edit with one encode, however many nodes are chained."""
+
+import weakref
+from dataclasses import dataclass, field
+
+import torch
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher
+
+from ...sae_ops.edit import ConceptEdit
+from ...sae_ops.erasure import PAPER_COMPAT, Erasure
+from ...sae_ops.hookpoints import Hookpoint
+from ...sae_ops.largest import ScreenedEncoder
+from ...sae_ops.masks import Place
+from ...sae_ops.paper_edit import PaperEdit
+from ...sae_ops.text_hookpoints import is_text_hookpoint
+from ..files.sae_files import LoadedSAE
+from ..hooks.block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
+
+_encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class EraseFunction:
+    """The function of a BlockHook that erases."""
+
+    sae: LoadedSAE
+    erasures: tuple[Erasure, ...]
+    edits: dict[torch.device, ConceptEdit | PaperEdit] = field(default_factory=dict)
+    """The prepared edit on every device where it has run."""
+
+    def __post_init__(self):
+        if len({erasure.mode == PAPER_COMPAT for erasure in self.erasures}) > 1:
+            raise ValueError(
+                f"The mode {PAPER_COMPAT} cannot be combined with others in one SAE ('{self.sae.name}'). Choose it in "
+                "all of its erase nodes, or in none."
+            )
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor, *place: Place) -> torch.Tensor:
+        if x.device not in self.edits:
+            self.edits[x.device] = self._prepared().to(x.device)
+        return self.edits[x.device](x, sigma, is_cond, *place)
+
+    def _prepared(self) -> ConceptEdit | PaperEdit:
+        sae = self.sae
+        parts = (sae.autoencoder, sae.header.concepts, sae.statistics, self.erasures)
+        if self.erasures[0].mode == PAPER_COMPAT:
+            return PaperEdit(*parts)
+        encoder = whole_encoder(sae)
+        return ConceptEdit(*parts, encoder.model if encoder else None)
+
+
+def whole_encoder(sae: LoadedSAE) -> ModelPatcher | None:
+    """All weights of the encoder, which topk needs, in the hands of ComfyUI's memory manager; one for every SAE."""
+    if sae.autoencoder.config.activation != "topk":
+        return None
+    if sae not in _encoders:
+        device, storage = model_management.get_torch_device(), model_management.unet_offload_device()
+        encoder = ScreenedEncoder(sae.autoencoder.W_enc, sae.autoencoder.b_enc, device)
+        _encoders[sae] = ModelPatcher(encoder, load_device=device, offload_device=storage)
+    return _encoders[sae]
+
+
+def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -> tuple[float, float]:
+    """Start and end of sampling (0 to 1) as noise levels. Raises ValueError if the start is not before the end."""
+    if start_percent >= end_percent:
+        raise ValueError(f"start_percent ({start_percent}) must be smaller than end_percent ({end_percent}).")
+    sampling = model.get_model_object("model_sampling")
+    return float(sampling.percent_to_sigma(start_percent)), float(sampling.percent_to_sigma(end_percent))
+
+
+def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
+    """The SAE's place in the model.
+
+    Raises ValueError if the SAE was made for a text encoder, another model family or another width, HookpointError if
+    the block is missing.
+    """
+    if is_text_hookpoint(sae.header.hookpoint):
+        raise ValueError(
+            f"The SAE '{sae.name}' belongs to a text encoder ({sae.header.hookpoint}). Use Erase Concept from Text "
+            "with it, before CLIP Text Encode."
+        )
+    family = model_family(model)
+    if sae.header.model_family != family:
+        raise ValueError(
+            f"The SAE '{sae.name}' was made for {sae.header.model_family} models, but this model is {family}. "
+            f"Choose an SAE made for {family}, or load a {sae.header.model_family} checkpoint."
+        )
+    hookpoint = resolve_hookpoint(model, sae.header.hookpoint)
+    if hookpoint.width != sae.header.autoencoder.d_in:
+        raise ValueError(
+            f"The SAE '{sae.name}' reads {sae.header.autoencoder.d_in} channels, but {hookpoint.name} has "
+            f"{hookpoint.width} in this model. Choose an SAE made for it."
+        )
+    return hookpoint
+
+
+def add_erasures(
+    hooks: tuple[BlockHook, ...], hookpoint: Hookpoint, sae: LoadedSAE, erasures: tuple[Erasure, ...]
+) -> tuple[BlockHook, ...]:
+    """The hooks, with these erasures joined to those of the same SAE."""
+    others = []
+    for hook in hooks:
+        if isinstance(hook.function, EraseFunction) and hook.function.sae is sae:
+            erasures = hook.function.erasures + erasures
+        else:
+            others.append(hook)
+    masked = any(erasure.mask is not None for erasure in erasures)
+    return *others, BlockHook(hookpoint, sae.header.hooked, EraseFunction(sae, erasures), masked)
+
+
+def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> ModelPatcher:
+    """A clone of the model that erases these concepts, besides those that earlier nodes erase.
+
+    Raises as resolve_sae does.
+    """
+    erased = with_hooks(model, add_erasures(get_hooks(model), resolve_sae(model, sae), sae, erasures))
+    saes = [hook.function.sae for hook in get_hooks(erased) if isinstance(hook.function, EraseFunction)]
+    erased.set_additional_models(KEY, [encoder for encoder in map(whole_encoder, saes) if encoder])
+    return erased

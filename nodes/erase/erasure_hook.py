@@ -1,0 +1,67 @@
+"""Erases for some prompts only, through ComfyUI's hooks on conditioning (comfy/hooks.py)."""
+
+from dataclasses import replace
+
+from comfy.hooks import AdditionalModelsHook, EnumHookScope, TransformerOptionsHook
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+from ...sae_ops.erasure import Erasure
+from ..files.sae_files import LoadedSAE
+from ..hooks.block_hooks import KEY, BlockHook, HookedModel, get_hooks
+from ..hooks.places import note_sampled
+from .erasing import add_erasures, resolve_sae, whole_encoder
+
+
+class ErasureHook(TransformerOptionsHook):
+    """One erasure for the prompts that carry the hook, besides what the model's own nodes erase.
+
+    Its strength is that of the erasure times that of the hook's keyframe. ComfyUI clones hooks without arguments.
+    """
+
+    sae: LoadedSAE
+    erasure: Erasure
+
+    def __init__(self):
+        super().__init__(hook_scope=EnumHookScope.HookedOnly)
+        self._last: tuple[tuple[tuple[BlockHook, ...], float], tuple[BlockHook, ...]] | None = None
+
+    def clone(self) -> "ErasureHook":
+        clone = super().clone()
+        clone.sae, clone.erasure = self.sae, self.erasure
+        return clone
+
+    def add_hook_patches(self, model: ModelPatcher, model_options: dict, target_dict, registered) -> bool:
+        """Before sampling. Raises ValueError if the SAE is not for this model."""
+        resolve_sae(model, self.sae)
+        registered.add(self)
+        encoder = whole_encoder(self.sae)
+        if encoder:
+            registered.add(AdditionalModelsHook([encoder], KEY))
+        if self.erasure.mask is not None:
+            add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled, model_options, is_model_options=True)
+        return True
+
+    def on_apply_hooks(self, model: ModelPatcher, transformer_options: dict) -> None:
+        """Before every call of the model for prompts that carry the hook. Raises ValueError on a negative strength."""
+        strength = float(self.strength)
+        if strength < 0:
+            raise ValueError(
+                f"A keyframe of the hook that erases has the strength {strength:g}, but erasing needs 0 or more. Set "
+                "strength_mult in Create Hook Keyframe to 0 or more; Steer Concept strengthens a concept."
+            )
+        if strength == 0:
+            return
+        wrappers = transformer_options.setdefault("wrappers", {}).setdefault(WrappersMP.APPLY_MODEL, {})
+        before = wrappers[KEY][0].hooks if KEY in wrappers else get_hooks(model)  # by another such hook, or the model's
+        if self._last is None or self._last[0] != (before, strength):
+            erasure = replace(self.erasure, strength=self.erasure.strength * strength)
+            hooks = add_erasures(before, resolve_sae(model, self.sae), self.sae, (erasure,))
+            self._last = (before, strength), hooks
+        wrappers[KEY] = [HookedModel(self._last[1])]
+
+
+def erasure_hook(sae: LoadedSAE, erasure: Erasure) -> ErasureHook:
+    hook = ErasureHook()
+    hook.sae, hook.erasure = sae, erasure
+    return hook

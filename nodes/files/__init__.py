@@ -1,0 +1,1 @@
+"""SAE files: the folder models/sae, loading, looking into them."""

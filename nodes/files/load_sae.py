@@ -1,0 +1,47 @@
+"""Load SAE: opens a file of models/sae for the nodes that take an SAE."""
+
+from comfy_api.latest import io
+
+from ...sae_ops.file import SAEFileError
+from .sae_files import NONE_INSTALLED, fingerprint, list_origins, list_saes, open_sae, sae_path
+
+SAE = io.Custom("SAE")
+
+
+class LoadSAE(io.ComfyNode):
+    """Loads an SAE file and hands it on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAEEraser_LoadSAE",
+            display_name="Load SAE",
+            category="model/SAE Eraser",
+            description="Loads a sparse autoencoder for Erase Concepts.",
+            search_aliases=["sparse autoencoder", "SAE loader"],
+            inputs=[
+                io.Combo.Input(
+                    "sae_name",
+                    options=list(list_saes()) or [NONE_INSTALLED],
+                    tooltip="A file from models/sae.",
+                    extra_dict={"sae_origins": list_origins()},  # for web/sae_files.js
+                )
+            ],
+            outputs=[SAE.Output(tooltip="The loaded SAE.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, sae_name: str):
+        try:
+            sae_path(sae_name)
+        except SAEFileError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, sae_name: str):
+        return fingerprint(sae_name)
+
+    @classmethod
+    def execute(cls, sae_name: str) -> io.NodeOutput:
+        return io.NodeOutput(open_sae(sae_name))

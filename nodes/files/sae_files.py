@@ -1,0 +1,150 @@
+"""The folder models/sae: what is in it, and SAEs loaded from it, each read once."""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+
+from ...sae_ops.autoencoder import SparseAutoencoder
+from ...sae_ops.concepts import Concept, ConceptStatistics
+from ...sae_ops.file import SAEFileError, SAEHeader, is_sae_file, read_header
+from ...sae_ops.formats import open_any, recognise
+from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
+
+FOLDER = "sae"
+NONE_INSTALLED = "no SAE installed"
+SAMPLES, SAMPLE_BYTES = 64, 4096
+
+folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], set(WEIGHT_SUFFIXES))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSAE:
+    """An SAE file in memory; what the SAE sockets carry."""
+
+    name: str
+    """File name as the dropdown shows it."""
+    autoencoder: SparseAutoencoder
+    header: SAEHeader
+    statistics: ConceptStatistics
+
+
+def list_saes() -> dict[str, tuple[str, ...]]:
+    """The SAE files of models/sae and their concepts, group by group, without reading weights.
+
+    Concepts of the same name in two groups are written "group: name". Files that are no SAE are left out. Other tools'
+    SAEs are in it, by the name of their weights file and without concepts.
+    """
+    return {name: listing.concepts for name, listing in _listings().items()}
+
+
+def list_origins() -> dict[str, dict[str, str]]:
+    """For the web page: of every SAE file its "id", which tells another file of the same name, and, if it says so
+    itself, the "url" it can be downloaded from."""
+    return {
+        name: {"id": listing.id} | ({"url": listing.url} if listing.url else {})
+        for name, listing in _listings().items()
+    }
+
+
+def sae_path(name: str) -> Path:
+    """Where this SAE file lies. Raises SAEFileError, which says where to put it, if it is not there."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        folder = folder_paths.get_folder_paths(FOLDER)[0]
+        wanted = "No SAE is installed." if name in ("", NONE_INSTALLED) else f"The SAE '{name}' is not installed."
+        raise SAEFileError(f"{wanted} Put SAE files (.safetensors) into {folder} and press R to refresh the lists.")
+    return Path(path)
+
+
+def open_sae(name: str) -> LoadedSAE:
+    """Loads an SAE of models/sae, or returns it as loaded before if the file has not changed.
+
+    Raises SAEFileError, also if another tool wrote it and nothing tells where it belongs or how to edit with it.
+    """
+    return _load(name, *_stamp(sae_path(name)))
+
+
+def fingerprint(name: str) -> tuple:
+    """Changes when the file does."""
+    return _stamp(sae_path(name))
+
+
+def _stamp(path: str | Path) -> tuple[str, float, int]:
+    status = os.stat(path)
+    return str(path), status.st_mtime, status.st_size
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a list of files shows of one."""
+
+    concepts: tuple[str, ...]
+    id: str
+    url: str
+
+
+def _listings() -> dict[str, _Listing]:
+    found = {}
+    for name in folder_paths.get_filename_list(FOLDER):
+        path = folder_paths.get_full_path(FOLDER, name)
+        if path is None:  # a link to a file that is gone
+            continue
+        try:
+            found[name] = _listing(*_stamp(path))
+        except (SAEFileError, OSError):
+            continue
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _listing(path: str, mtime: float, size: int) -> _Listing:
+    if not is_sae_file(Path(path)) and recognise(Path(path)):
+        return _Listing((), content_id(path), "")
+    header = read_header(Path(path))
+    return _Listing(_labels(header.concepts), content_id(path), str(header.training.get("url", "")))
+
+
+def _labels(concepts: tuple[Concept, ...]) -> tuple[str, ...]:
+    """Group by group, in the order of the file."""
+    groups = list(dict.fromkeys(concept.group for concept in concepts))
+    namesakes = Counter(concept.name.casefold() for concept in concepts)
+    return tuple(
+        concept.name if namesakes[concept.name.casefold()] == 1 else f"{concept.group}: {concept.name}"
+        for concept in sorted(concepts, key=lambda concept: groups.index(concept.group))
+    )
+
+
+def content_id(path: str | Path) -> str:
+    """12 hexadecimal digits that differ for two trainings: a hash of the size and of 64 samples of 4 kB.
+
+    It reads no more of a large file than that, so it does not prove that two files are equal everywhere.
+    """
+    size = os.stat(path).st_size
+    found = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for sample in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+            found.update(file.read(SAMPLE_BYTES))
+    return found.hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, path: str, mtime: float, size: int) -> LoadedSAE:
+    loaded = LoadedSAE(name, *open_any(Path(path)))
+    header = loaded.header
+    if not header.hookpoint or not header.model_family:
+        raise SAEFileError(
+            f"The SAE '{name}' is another tool's and does not say where in which model it belongs. In a terminal: "
+            f"sae-eraser import {path} --out {Path(path).with_name('imported.safetensors')} --hookpoint NAME "
+            "--model-family SD15"
+        )
+    if not header.autoencoder.is_editable:
+        what = header.autoencoder.activation if header.autoencoder.input_norm == "none" else "norm of every vector"
+        raise SAEFileError(f"The SAE '{name}' cannot erase: its {what} is not supported in edits. Choose another SAE.")
+    return loaded

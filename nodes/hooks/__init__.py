@@ -1,0 +1,1 @@
+"""Hooks blocks of the user's models while they run."""

@@ -1,0 +1,190 @@
+"""Hooks blocks of the diffusion model while it samples: the only module that touches a ModelPatcher.
+
+A hook sees the block's output (or output minus input) at each model call and returns what is to take its place.
+Torch forward hooks sit on the block only during one call of the diffusion model, so nothing can leak into other
+branches of the graph, whatever happens in between.
+"""
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
+
+from ...sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
+from ...sae_ops.masks import Place
+from .places import find_place, note_sampled
+from .streams import Stream, picture_stream
+
+KEY = "sae_eraser"
+
+
+@dataclass(frozen=True)
+class BlockHook:
+    """What to do at one block."""
+
+    hookpoint: Hookpoint
+    hooked: str
+    """"output" or "residual" (output minus input)."""
+    function: Callable[..., torch.Tensor]
+    """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape."""
+    takes_place: bool = False
+    """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
+
+    def __post_init__(self):
+        if self.hooked == "residual" and not self.hookpoint.has_residual:
+            raise HookpointError(
+                f"{self.hookpoint.name} changes the shape of what passes through it, so there is no output minus input "
+                "(residual). Hook its output, or another block."
+            )
+
+
+def resolve_hookpoint(model: ModelPatcher, name: str) -> Hookpoint:
+    """The hookpoint of this name in the user's model. Raises HookpointError."""
+    return find_hookpoint(model.model.diffusion_model, name)
+
+
+def model_family(model: ModelPatcher) -> str:
+    """Name of ComfyUI's config class for this architecture, e.g. "SD15"; the same for all its finetunes."""
+    return type(model.model.model_config).__name__
+
+
+def get_hooks(model: ModelPatcher) -> tuple[BlockHook, ...]:
+    """The hooks that an earlier node of this pack put on the model."""
+    wrappers = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
+    return wrappers[0].hooks if wrappers else ()
+
+
+def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatcher:
+    """A clone of the model with exactly these hooks; the model given stays as it is."""
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
+    if any(hook.takes_place for hook in hooks):
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled)
+    if hooks:
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, HookedModel(hooks))
+    return clone
+
+
+class HookedModel:
+    """Wraps ComfyUI's call of the model and hooks blocks of the diffusion model for the time of the call.
+
+    Of several around one call only the outermost acts: that of a prompt (see ErasureHook), which has the model's hooks.
+    """
+
+    def __init__(self, hooks: tuple[BlockHook, ...]):
+        self.hooks = hooks
+
+    def __call__(self, executor, x, *args, **kwargs):
+        diffusion_model = executor.class_obj.diffusion_model
+        options = _transformer_options(args, kwargs)
+        around = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options)
+        if self in around[1:]:
+            return executor(x, *args, **kwargs)
+        hooks = self.hooks
+        if any(hook.takes_place for hook in hooks):
+            place = find_place(x, options, diffusion_model)
+            hooks = tuple(_placed(hook, place) if hook.takes_place else hook for hook in hooks)
+
+        def find_stream(hookpoint: Hookpoint) -> Stream:
+            return picture_stream(hookpoint, diffusion_model, x)
+
+        with hooked_blocks(diffusion_model, hooks, find_stream, functools.partial(_rows, options)):
+            return executor(x, *args, **kwargs)
+
+
+@contextmanager
+def hooked_blocks(
+    model: torch.nn.Module, hooks: tuple[BlockHook, ...], find_stream: Callable[[Hookpoint], Stream], rows: Callable
+) -> Iterator[None]:
+    """Hooks blocks of the model for the time of one call. rows(images, device) -> sigma and is_cond [images].
+
+    Raises RuntimeError afterwards if a block did not run.
+    """
+    at_block = defaultdict(list)
+    for hook in hooks:
+        at_block[hook.hookpoint].append(hook)
+    ran: set[Hookpoint] = set()
+    handles = []
+    try:
+        for hookpoint, own in at_block.items():
+            before, after = _forward_hooks(find_stream(hookpoint), own, rows, ran)
+            block = model.get_submodule(hookpoint.path)
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_hook(after, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    for hookpoint in at_block.keys() - ran:
+        raise RuntimeError(
+            f"The block {hookpoint.name}, which SAE Eraser hooks, did not run in this step. Another node skips "
+            "or replaces it (a cache such as EasyCache or DeepCache, for instance); take that node out of the "
+            "workflow. LazyCache can stay."
+        )
+
+
+def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: set[Hookpoint]):
+    """Torch's hooks before and after the block."""
+    residual = any(hook.hooked == "residual" for hook in hooks)
+    inputs: list[torch.Tensor] = []
+
+    def before_block(block, args, kwargs):
+        if residual:
+            inputs.append(stream.input(args, kwargs).clone())  # some blocks write into it
+
+    def after_block(block, args, kwargs, returned):
+        ran.add(stream.hookpoint)
+        block_options = kwargs.get("transformer_options") or {}
+        tensor = stream.output(returned)
+        output = stream.to_map(tensor, block_options)
+        added = output - stream.to_map(inputs.pop(), block_options) if residual else output
+        sigma, is_cond = rows(output.shape[0], output.device)
+        changes = []
+        for hook in hooks:
+            before = added if hook.hooked == "residual" else output
+            after = hook.function(before, sigma, is_cond)
+            if after is not before:
+                changes.append((before, after))
+        if not changes:
+            return returned
+        if len(changes) == 1 and changes[0][0] is output:
+            result = changes[0][1]  # bit for bit
+        else:
+            result = sum((after - before for before, after in changes), output)
+        return stream.with_output(returned, stream.with_map(tensor, block_options, result))
+
+    return before_block, after_block
+
+
+def _placed(hook: BlockHook, place: Place) -> BlockHook:
+    """The hook for one call, in which x lies there."""
+
+    def function(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
+        return hook.function(x, sigma, is_cond, place)
+
+    return replace(hook, function=function, takes_place=False)
+
+
+def _transformer_options(args: tuple, kwargs: dict) -> dict:
+    for value in (kwargs.get("transformer_options"), *args):
+        if isinstance(value, dict) and "sigmas" in value:
+            return value
+    raise RuntimeError(
+        "Something called the diffusion model without its noise level (transformer_options['sigmas']), so concepts "
+        "cannot be erased. Sample with a node that goes through ComfyUI's samplers."
+    )
+
+
+def _rows(options: dict, images: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise level and guidance half of each image in the batch, which is made of equal chunks, cond or uncond."""
+    chunks = options["cond_or_uncond"]
+    sigmas = options["sigmas"].to(device, torch.float32).flatten()
+    sigma = sigmas.repeat(images // len(sigmas)) if images % len(sigmas) == 0 else sigmas[:1].expand(images)
+    is_cond = torch.tensor([chunk == 0 for chunk in chunks], device=device)
+    return sigma, is_cond.repeat_interleave(images // len(chunks))

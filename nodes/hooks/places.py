@@ -1,0 +1,63 @@
+"""Finds out which part of the sampled picture each call of the model sees, so that masks lie where they should."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...sae_ops.masks import Place
+from .streams import patch_sides
+
+SAMPLED = "sae_eraser_sampled"
+"""Where it is in transformer_options."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What ComfyUI makes calls of the model for, all prompts at one noise level."""
+
+    images: int
+    size: tuple[int, ...]
+    """Of the latents: (frames,) height and width."""
+    areas: dict
+    """By the prompt's uuid: sizes and then starts in every direction, or None for the whole picture."""
+
+
+def note_sampled(executor, model, conds, x, timestep, model_options, *args, **kwargs):
+    """The wrapper around what makes these calls; find_place reads what it leaves in transformer_options."""
+    areas = {prompt["uuid"]: prompt.get("area") for prompts in conds for prompt in prompts or ()}
+    noted = {SAMPLED: Sampled(len(x), tuple(x.shape[2:]), areas)}
+    options = model_options | {"transformer_options": model_options.get("transformer_options", {}) | noted}
+    return executor(model, conds, x, timestep, options, *args, **kwargs)
+
+
+def find_place(x: torch.Tensor, options: dict, diffusion_model: torch.nn.Module) -> Place:
+    """Where x, the latents of one call, lies in the picture. Raises RuntimeError if that cannot be known."""
+    sampled = options.get(SAMPLED)
+    if sampled is None:
+        raise RuntimeError(
+            "Something calls the diffusion model without telling for what, so a mask cannot be laid on the picture. "
+            "Sample with a node that goes through ComfyUI's samplers, or take the mask out."
+        )
+    areas = [_area(sampled, uuid) for uuid in options["uuids"]]
+    height, width = x.shape[-2:]
+    if len(x) != len(areas) * sampled.images or any(size != (height, width) for size, _ in areas):
+        raise RuntimeError(
+            f"The model is called with {len(x)} latents of {height} x {width}, not with the picture of "
+            f"{' x '.join(map(str, sampled.size[-2:]))} or an area of it, so a mask cannot be laid on it. Take the "
+            "node out of the workflow that cuts the picture into tiles, or take the mask out."
+        )
+    rows, columns = patch_sides(diffusion_model, sampled.size)[-2:]
+    covered = (-(-height // rows) * rows, -(-width // columns) * columns)
+    corners = tuple(corner for _, corner in areas)
+    return Place((sampled.size[-2], sampled.size[-1]), (height, width), covered, corners, sampled.images)
+
+
+def _area(sampled: Sampled, uuid) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width, and top and left, of what a prompt is for."""
+    height, width = sampled.size[-2:]
+    area = sampled.areas.get(uuid)
+    if area is None:
+        return (height, width), (0, 0)
+    top, left = area[-2:]
+    rows, columns = area[: len(area) // 2][-2:]
+    return (min(rows, height - top), min(columns, width - left)), (top, left)

@@ -1,0 +1,58 @@
+"""Hooks layers of text encoders while they encode, on a clone of ComfyUI's CLIP object."""
+
+from typing import Any
+
+import torch
+from comfy.sd import CLIP
+
+from ...sae_ops.hookpoints import Hookpoint
+from ...sae_ops.text_hookpoints import check_is_read, find_text_hookpoint
+from .block_hooks import BlockHook, hooked_blocks
+from .streams import Stream
+
+
+def resolve_text_hookpoint(clip: CLIP, name: str) -> Hookpoint:
+    """The hookpoint of this name in the user's text encoders. Raises HookpointError."""
+    return find_text_hookpoint(_plain(clip), name)
+
+
+def get_text_hooks(clip: CLIP) -> tuple[BlockHook, ...]:
+    """The hooks that an earlier node of this pack put on the CLIP."""
+    encoder = clip.cond_stage_model
+    return encoder.hooks if isinstance(encoder, HookedTextEncoder) else ()
+
+
+def with_text_hooks(clip: CLIP, hooks: tuple[BlockHook, ...]) -> CLIP:
+    """A clone of the CLIP with exactly these hooks; the CLIP given stays as it is.
+
+    They see maps [texts, d, tokens, 1]. A text has no noise level and does not know which half of the guidance it will
+    be: sigma is 1 and is_cond is True. Encoding raises HookpointError where a hook could have no effect.
+    """
+    clone = clip.clone()
+    clone.cond_stage_model = HookedTextEncoder(_plain(clip), hooks) if hooks else _plain(clip)
+    return clone
+
+
+class HookedTextEncoder:
+    """Stands in for the text encoder, which it shares with other clones, and hooks it for the time of a call."""
+
+    def __init__(self, plain: Any, hooks: tuple[BlockHook, ...]):
+        self.plain, self.hooks = plain, hooks
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["plain"], name)
+
+    def encode_token_weights(self, tokens):
+        for hook in self.hooks:
+            check_is_read(self.plain, hook.hookpoint)
+        with hooked_blocks(self.plain, self.hooks, Stream, _rows):
+            return self.plain.encode_token_weights(tokens)
+
+
+def _plain(clip: CLIP) -> Any:
+    encoder = clip.cond_stage_model
+    return encoder.plain if isinstance(encoder, HookedTextEncoder) else encoder
+
+
+def _rows(texts: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(texts, device=device), torch.ones(texts, dtype=torch.bool, device=device)

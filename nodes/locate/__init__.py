@@ -1,0 +1,1 @@
+"""Finding the blocks at which a concept is decided."""

@@ -1,0 +1,70 @@
+"""What Locate Concept has measured, kept in a file, so that a stopped run goes on."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ...sae_ops.atomic_write import write_atomically
+from ...sae_ops.moved import Moved
+from .locate_inputs import Range
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What moved when these hookpoints were exchanged together."""
+
+    hookpoints: tuple[str, ...]
+    when: Range
+    sigmas: tuple[float, float]
+    """The first and the last noise level at which they were exchanged."""
+    moved: Moved
+
+
+class Results:
+    """The measurements of one file; all were made with the same settings, on the same original pictures."""
+
+    def __init__(self, path: Path, settings: dict, originals: torch.Tensor):
+        """settings: whatever JSON can hold; originals: latents [pictures, ...].
+
+        Raises ValueError if the file has measurements made with other settings or another model.
+        """
+        self.path, self._settings = path, settings
+        self._originals = [round(value, 4) for value in originals.flatten(1).std(dim=1).tolist()]
+        self._measured: dict[tuple[tuple[str, ...], Range], Measurement] = {}
+        if path.exists():
+            self._read()
+
+    def get(self, hookpoints: tuple[str, ...], when: Range) -> Measurement | None:
+        return self._measured.get((hookpoints, when))
+
+    def add(self, measurement: Measurement) -> None:
+        """Keeps it, on disk too."""
+        self._measured[measurement.hookpoints, measurement.when] = measurement
+        write_atomically(self.path, lambda part: part.write_text(self.json()))
+
+    def json(self) -> str:
+        """All of it, as the file has it."""
+        measured = [
+            asdict(measurement) | {name: getattr(measurement.moved, name) for name in ("share", "broken")}
+            for measurement in self._measured.values()
+        ]
+        return json.dumps({"settings": self._settings, "originals": self._originals, "measured": measured}, indent=1)
+
+    def _read(self) -> None:
+        remedy = "Choose another name, or delete that file."
+        try:
+            found = json.loads(self.path.read_text())
+            differing = [name for name, value in self._settings.items() if found["settings"].get(name) != value]
+            for row in found["measured"]:
+                moved = Moved(**row["moved"])
+                measurement = Measurement(tuple(row["hookpoints"]), Range(**row["when"]), tuple(row["sigmas"]), moved)
+                self._measured[measurement.hookpoints, measurement.when] = measurement
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{self.path} cannot be read ({error!r}). {remedy}") from error
+        if differing:
+            raise ValueError(f"{self.path} was measured with other settings ({', '.join(differing)}). {remedy}")
+        now, then = torch.tensor(self._originals), torch.tensor(found["originals"])
+        if not torch.allclose(now, then, rtol=0.02):
+            raise ValueError(f"{self.path} was measured with another model: it draws other pictures. {remedy}")

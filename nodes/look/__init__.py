@@ -1,0 +1,1 @@
+"""Seeing where concepts fire, how strongly, and guarding against them."""

@@ -1,0 +1,84 @@
+"""Concept Guard: lets no picture through in which a concept was met."""
+
+import torch
+from comfy_api.latest import io
+from torch.nn import functional as F
+
+from ...sae_ops.concepts import find_concept
+from .concept_score import read_scores, threshold_input
+from .watch_concepts import look_inputs
+
+ACTIONS = ("black", "blur", "stop")
+BLURRED_SIDE = 8
+"""Pixels that are left of the shorter side of a blurred picture."""
+
+
+class ConceptGuard(io.ComfyNode):
+    """Blackens or blurs pictures in which a concept was met, or stops the run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAEEraser_ConceptGuard",
+            display_name="Concept Guard",
+            category="model/SAE Eraser",
+            description="Blackens or blurs every picture in which one of the concepts was met, or stops the run.",
+            search_aliases=["safety checker", "moderation", "filter", "censor", "SAE"],
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded pictures of the latent."),
+                *look_inputs(),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    default="",
+                    placeholder="star, neon",
+                    tooltip="Concepts that must not be met, separated by commas.",
+                ),
+                threshold_input(),
+                io.Combo.Input(
+                    "action",
+                    options=list(ACTIONS),
+                    default="black",
+                    tooltip="black or blur: what a picture becomes in which one was met. stop: the run ends with an "
+                    "error.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(tooltip="The pictures; those in which nothing was met as they came."),
+                io.Boolean.Output("met", tooltip="Whether one of the concepts was met in one of the pictures."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, watch, latent, concepts, threshold, action) -> io.NodeOutput:
+        known = watch.sae.header.concepts
+        wanted = [find_concept(known, name) for name in concepts.replace("\n", ",").split(",") if name.strip()]
+        if not wanted:
+            raise ValueError("No concept is named. Write for example: star, neon")
+        scores = read_scores(watch, latent)[:, wanted]
+        if len(image) != len(scores):
+            raise ValueError(
+                f"There are {len(image)} pictures, but the latent has {len(scores)}. Connect the pictures that were "
+                "decoded from this latent, all of them."
+            )
+        met = scores > threshold
+        if action == "stop" and met.any():
+            found = ", ".join(
+                f"{known[index].name} ({score:.2f})"
+                for index, score in zip(wanted, scores.amax(dim=0), strict=True)
+                if score > threshold
+            )
+            raise ValueError(f"Concept Guard has stopped the run. It met: {found}; allowed is {threshold:g}.")
+        hidden = torch.zeros_like(image) if action == "black" else blurred(image)
+        return io.NodeOutput(
+            torch.where(met.any(dim=1).to(image.device)[:, None, None, None], hidden, image), bool(met.any())
+        )
+
+
+def blurred(images: torch.Tensor) -> torch.Tensor:
+    """Pictures [images, height, width, channels] of which only rough colours are left."""
+    height, width = images.shape[1:3]
+    scale = BLURRED_SIDE / min(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = F.adaptive_avg_pool2d(images.movedim(3, 1), size)
+    return F.interpolate(small, (height, width), mode="bilinear").movedim(1, 3)

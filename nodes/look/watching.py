@@ -1,0 +1,124 @@
+"""Watches how strongly concepts fire while a model samples, and keeps that for nodes that run afterwards."""
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ...sae_ops.chosen_latents import ChosenLatents
+from ..erase.erasing import resolve_sae, whole_encoder
+from ..files.sae_files import LoadedSAE
+from ..hooks.block_hooks import BlockHook, get_hooks, with_hooks
+
+KEY = "sae_eraser_watch"
+KEPT_BYTES = 512 * 2**20
+"""The oldest runs of a watch go when its runs take more."""
+
+
+class UnwatchedLatent(ValueError):
+    """No run that was watched has made this latent."""
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedRun:
+    """What one run of a sampler met."""
+
+    latents: torch.Tensor
+    """What the sampler has made, [images, ...]."""
+    sigmas: torch.Tensor
+    """Noise levels at which the model was called, descending, [steps]."""
+    z: torch.Tensor
+    """Activations of the concepts' latents in the prompt's half of guidance, [steps, images, terms, positions...]."""
+
+    @property
+    def bytes(self) -> int:
+        return self.latents.nbytes + self.z.nbytes
+
+
+@dataclass(eq=False)
+class Watch:
+    """The runs of a watched model; what the SAE_WATCH sockets carry. Holds no model."""
+
+    sae: LoadedSAE
+    runs: deque[WatchedRun] = field(default_factory=deque)
+    _readers: dict[torch.device, ChosenLatents] = field(default_factory=dict)
+    _shape: torch.Size = torch.Size()
+    """Of the latents that are sampled."""
+    _calls: dict[float, list[torch.Tensor]] | None = None
+    """What the run in progress has met at every noise level; None in between."""
+
+    def sample(self, executor, noise, *args, **kwargs):
+        """Around one run of a sampler, whatever it is; a run that does not come to its end leaves nothing."""
+        self._shape, self._calls = noise.shape, defaultdict(list)
+        try:
+            latents = executor(noise, *args, **kwargs)
+            if self._calls:
+                self._keep(latents)
+        finally:
+            self._calls = None
+        return latents
+
+    def call(self, executor, x, *args, **kwargs):
+        """Around one call of the model, which must be for whole pictures."""
+        if self._calls is not None and (x.shape[2:] != self._shape[2:] or len(x) % self._shape[0]):
+            raise RuntimeError(
+                "The model is called with parts of the picture (tiles, areas or windows), so SAE Eraser cannot watch "
+                "concepts. Take that node out of the workflow, or Watch Concepts."
+            )
+        return executor(x, *args, **kwargs)
+
+    @torch.compiler.disable
+    def read(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
+        """The function of the BlockHook; returns x itself."""
+        if self._calls is not None and is_cond.any():
+            maps = x[is_cond]
+            z = self._reader(x.device)(maps.flatten(2).float()).unflatten(2, maps.shape[2:]).cpu()
+            # several prompts, or several calls at one noise level
+            self._calls[sigma[is_cond][0].item()] += z.split(self._shape[0])
+        return x
+
+    def run_of(self, latents: torch.Tensor) -> WatchedRun:
+        """The last run that made these latents. Raises UnwatchedLatent."""
+        for run in reversed(self.runs):
+            if run.latents.shape == latents.shape and torch.equal(run.latents.to(latents.dtype), latents.cpu()):
+                return run
+        raise UnwatchedLatent(
+            "This latent was not made with the watched model, or too many runs ago. Connect the MODEL of Watch "
+            "Concepts to the sampler and the sampler's LATENT, unchanged, to this node; then run with another seed."
+        )
+
+    def _keep(self, latents: torch.Tensor) -> None:
+        assert self._calls
+        sigmas = sorted(self._calls, reverse=True)
+        z = torch.stack([torch.stack(self._calls[sigma]).amax(dim=0) for sigma in sigmas])
+        self.runs.append(WatchedRun(latents.detach().to("cpu", copy=True), torch.tensor(sigmas), z))
+        while len(self.runs) > 1 and sum(run.bytes for run in self.runs) > KEPT_BYTES:
+            self.runs.popleft()
+
+    def _reader(self, device: torch.device) -> ChosenLatents:
+        if device not in self._readers:
+            encoder = whole_encoder(self.sae)
+            latents = [latent for concept in self.sae.header.concepts for latent in concept.latents]
+            reader = ChosenLatents(self.sae.autoencoder, latents, encoder.model if encoder else None)
+            self._readers[device] = reader.to(device)
+        return self._readers[device]
+
+
+def watch(model: ModelPatcher, sae: LoadedSAE) -> tuple[ModelPatcher, Watch]:
+    """A clone of the model that draws the same, and the Watch of what passes through the SAE's block in it.
+
+    It sees what the block gives, before anything is erased there. Raises as resolve_sae does, and ValueError if the
+    SAE has no concepts.
+    """
+    if not sae.header.concepts:
+        raise ValueError(f"The SAE '{sae.name}' has no concepts to watch. Choose an SAE that has some.")
+    own = Watch(sae)
+    watched = with_hooks(model, (BlockHook(resolve_sae(model, sae), sae.header.hooked, own.read), *get_hooks(model)))
+    watched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, own.sample)
+    watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, own.call)
+    encoder = whole_encoder(sae)
+    if encoder:
+        watched.set_additional_models(KEY, [*watched.get_additional_models_with_key(KEY), encoder])
+    return watched, own

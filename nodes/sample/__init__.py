@@ -1,0 +1,1 @@
+"""Sampling many prompts as one batch."""

@@ -1,0 +1,46 @@
+"""Sample Prompts: many prompts as one batch, each with a seed of its own."""
+
+from comfy_api.latest import io
+
+from ...training.prompts import read_prompts
+from .prompt_batch import sample_prompts
+from .sampling_inputs import first_seed_input, sampling_inputs
+
+
+class SamplePrompts(io.ComfyNode):
+    """Samples a list of prompts at once; `sae-eraser evaluate` is made of it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAEEraser_SamplePrompts",
+            display_name="Sample Prompts",
+            category="model/SAE Eraser",
+            description="Samples many prompts as one batch. Every picture is the one that its prompt and its seed give "
+            "alone, so originals and erased pictures can be compared one by one.",
+            search_aliases=["prompt list", "batch prompts", "evaluate erasure"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that samples."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default='{"prompt": "a star in neon style"}',
+                    tooltip="One JSON object a line, or CSV with a header, as Collect Activations takes them. Labels "
+                    "are not needed.",
+                ),
+                first_seed_input("The first prompt's seed; the second has the next one, and so on."),
+                *sampling_inputs(
+                    steps=25,
+                    about_samplers="Samplers that add noise at every step draw it for the whole batch from the first "
+                    "seed.",
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="One latent a prompt, in their order.")],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, prompts, first_seed, **sampling) -> io.NodeOutput:
+        texts = [entry.prompt for entry in read_prompts(prompts)]
+        seeds = [first_seed + index for index in range(len(texts))]
+        return io.NodeOutput({"samples": sample_prompts(model, clip, texts, seeds, **sampling)})

@@ -1,0 +1,1 @@
+"""Making SAE files beside ComfyUI: training and importing."""

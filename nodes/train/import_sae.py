@@ -1,0 +1,187 @@
+"""Import SAE: runs `sae-eraser import`, which makes an SAE file of another tool's SAE."""
+
+from pathlib import Path
+
+import comfy.supported_models
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ...sae_ops.file import HOOKED_TENSORS
+from ..files.load_sae import SAE
+from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
+from ..files.sae_files import FOLDER, open_sae
+from .command import run_command
+
+AS_FILES_SAY = "as the files say"
+
+
+class ImportSAE(io.ComfyNode):
+    """Turns an SAE of SAeUron, SAELens, sparsify and others into one that the nodes can use."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        families = [family.__name__ for family in comfy.supported_models.models]
+        return io.Schema(
+            node_id="SAEEraser_ImportSAE",
+            display_name="Import SAE",
+            category="model/SAE Eraser",
+            description="Makes an SAE file of another tool's SAE: SAeUron, SAEmnesia, sdxl-unbox, sparsify, SAELens, "
+            "dictionary_learning, overcomplete or OpenAI. Nothing in a pickle is run.",
+            search_aliases=["sparse autoencoder", "convert SAE", "SAeUron", "SAELens", "sparsify"],
+            is_output_node=True,
+            inputs=[
+                io.String.Input(
+                    "path", default="", tooltip="File or folder of the other tool, in models/sae or a whole path."
+                ),
+                io.String.Input("name", default="imported", tooltip="The SAE goes to models/sae/NAME.safetensors."),
+                io.String.Input(
+                    "hookpoint",
+                    default="",
+                    tooltip="The block it was trained on, such as up_blocks.1.attentions.1; empty if the files say it.",
+                ),
+                io.Combo.Input(
+                    "model_family",
+                    options=[AS_FILES_SAY, *families],
+                    default=AS_FILES_SAY,
+                    tooltip="The models it was trained on, by ComfyUI's name, such as SD15 or SDXL.",
+                ),
+                io.String.Input(
+                    "concepts",
+                    default="",
+                    tooltip="SAeUron's table of concepts, cls_latents_dict_....pkl, in models/sae or a whole path. "
+                    "Without concepts nothing can be erased.",
+                ),
+                io.String.Input(
+                    "group", default="object", tooltip="What kind of concepts these are, such as object or style."
+                ),
+                io.Boolean.Input("overwrite", default=False, tooltip="Replace an SAE file of this name."),
+                *_advanced_inputs(),
+            ],
+            outputs=[
+                io.String.Output("name", tooltip="The file in models/sae."),
+                SAE.Output("sae", tooltip="The SAE, for Erase Concepts."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, path=None, concepts=None, settings=None, **kwargs):
+        """Changes with the files. An input that another node computes is None here."""
+        found = [here for wanted in (path, concepts, settings) if wanted and (here := _find(wanted))]
+        files = [file for here in found for file in (sorted(here.iterdir()) if here.is_dir() else [here])]
+        return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+
+    @classmethod
+    def execute(
+        cls,
+        path,
+        name,
+        hookpoint,
+        model_family,
+        concepts,
+        group,
+        overwrite,
+        hooked,
+        settings,
+        percentile,
+        multiplier,
+        k,
+        threshold,
+        download,
+    ) -> io.NodeOutput:
+        out = new_sae_path(name)
+        if not overwrite:
+            refuse_to_replace(out)
+        given = {
+            "hookpoint": hookpoint.strip(),
+            "model_family": "" if model_family == AS_FILES_SAY else model_family,
+            "hooked": "" if hooked == AS_FILES_SAY else hooked,
+            "k": k,
+            "threshold": threshold,
+            "concepts": str(_existing(concepts)) if concepts.strip() else "",
+            "settings": str(_existing(settings)) if settings.strip() else "",
+            "group": group.strip(),
+        }
+        source = path.strip() if download and path.strip() and not _find(path) else str(_existing(path))
+        arguments = ["import", source, "--out", str(out), *(["--overwrite"] if overwrite else [])]
+        arguments += [f"--{option.replace('_', '-')}={value}" for option, value in given.items() if value]
+        arguments += [f"--percentile={percentile}", f"--multiplier={multiplier}"]
+        text: list[str] = []
+        run_command(arguments, text.append)
+        sae_name = name_in_lists(out)
+        return io.NodeOutput(sae_name, open_sae(sae_name), ui=ui.PreviewText("\n".join(text)))
+
+
+def _find(path: str) -> Path | None:
+    """What there is of this name in models/sae, or of this whole path."""
+    places = [Path(root, path.strip()) for root in folder_paths.get_folder_paths(FOLDER)]
+    return next((place for place in places if path.strip() and place.exists()), None)
+
+
+def _existing(path: str) -> Path:
+    found = _find(path)
+    if found is None:
+        folder = folder_paths.get_folder_paths(FOLDER)[0]
+        raise ValueError(
+            f"'{path.strip()}' is neither in {folder} nor a whole path of this computer. Put the file or folder there; "
+            "or, if it is a repository on Hugging Face, set download."
+        )
+    return found
+
+
+def _advanced_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "hooked",
+            options=[AS_FILES_SAY, *HOOKED_TENSORS],
+            default=AS_FILES_SAY,
+            advanced=True,
+            tooltip="It reads the block's output, or output minus input (residual).",
+        ),
+        io.String.Input(
+            "settings",
+            default="",
+            advanced=True,
+            tooltip="SAeUron's percentile and multiplier of each concept, class_params.pth.",
+        ),
+        io.Float.Input(
+            "percentile",
+            default=99.999,
+            min=0.0,
+            max=100.0,
+            step=0.001,
+            advanced=True,
+            tooltip="Of concepts without settings: latents whose score exceeds this percentile carry the concept.",
+        ),
+        io.Float.Input(
+            "multiplier",
+            default=-1.0,
+            min=-1000.0,
+            max=1000.0,
+            step=0.1,
+            advanced=True,
+            tooltip="Of concepts without settings: how strongly the edit pushes the concept away.",
+        ),
+        io.Int.Input(
+            "k",
+            default=0,
+            min=0,
+            max=2**20,
+            advanced=True,
+            tooltip="Latents kept for each vector, where the files do not say; 0 is unknown.",
+        ),
+        io.Float.Input(
+            "threshold",
+            default=0.0,
+            min=0.0,
+            max=1e6,
+            step=0.001,
+            advanced=True,
+            tooltip="What latents must exceed, where the files do not say; 0 is unknown.",
+        ),
+        io.Boolean.Input(
+            "download",
+            default=False,
+            advanced=True,
+            tooltip="Get the path, owner/name or owner/name/folder, from Hugging Face if it is not on this computer.",
+        ),
+    ]

@@ -1,0 +1,107 @@
+"""Train SAE: runs `sae-eraser train` beside ComfyUI, on a cache of Collect Activations."""
+
+from pathlib import Path
+
+from comfy import model_management
+from comfy_api.latest import io, ui
+
+from ...sae_ops.autoencoder import SAEConfig
+from ...training.cache import MANIFEST, Cache, CacheError
+from ..files.load_sae import SAE
+from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
+from ..files.sae_files import open_sae
+from .caches import caches_folder, choose_hookpoint, find_cache, is_trained
+from .command import in_words_of_nodes, run_command
+from .curves import as_tensor, draw_curves
+from .train_display import TrainDisplay
+from .train_inputs import advanced_train_inputs, train_inputs
+
+
+class TrainSAE(io.ComfyNode):
+    """Makes an SAE file of a cache in a process of its own."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAEEraser_TrainSAE",
+            display_name="Train SAE",
+            category="model/SAE Eraser",
+            description="Makes an SAE file of what Collect Activations has cached: every concept gets a latent of its "
+            "own. Goes on where it was stopped.",
+            search_aliases=["sparse autoencoder", "SAE training", "trainer", "learn concepts"],
+            is_output_node=True,
+            inputs=[*train_inputs(), *advanced_train_inputs()],
+            outputs=[
+                io.String.Output("name", tooltip="The file in models/sae."),
+                SAE.Output("sae", tooltip="The SAE, for Erase Concepts."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, cache=None, name=None, **kwargs):
+        """Changes with the cache and with the SAE file; a training that is finished is not repeated.
+
+        An input that another node computes is None here.
+        """
+        folder = caches_folder() / cache.strip() if cache else None
+        watched = [folder / MANIFEST, *sorted(folder.glob("shard-*.json"))] if folder else []
+        watched += [new_sae_path(name)] if name else []
+        return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in watched if path.exists()]
+
+    @classmethod
+    def execute(
+        cls,
+        cache,
+        name,
+        hookpoint,
+        groups,
+        latents,
+        k,
+        overwrite,
+        activation,
+        memory,
+        checkpoint_minutes,
+        restart,
+        skip_bad_shards,
+        **options,
+    ) -> io.NodeOutput:
+        out = new_sae_path(name)
+        folder = find_cache(cache)
+        options["learning_rate"] = options["learning_rate"] or None
+        chosen = [group.strip() for group in groups.split(",") if group.strip()]
+        try:
+            opened = Cache(folder, skip_bad_shards)
+            point = choose_hookpoint(opened, hookpoint.strip())
+            width = opened.shape(point)[-1]
+        except CacheError as error:
+            raise ValueError(in_words_of_nodes(str(error))) from error
+        sae = SAEConfig(width, latents or 16 * width, activation, k)
+        if is_trained(out, opened, point, chosen, sae, options):
+            text = f"{out.name} was trained like this before, on this cache."
+            return io.NodeOutput(*_outputs(out), ui=ui.PreviewText(text))
+        if not overwrite:
+            refuse_to_replace(out)
+        arguments = ["train", str(folder), "--out", str(out), "--hookpoint", point, "--progress", "json"]
+        arguments += ["--latents", str(sae.n_latents), "--k", str(k), "--activation", activation]
+        arguments += ["--memory", str(memory), "--checkpoint-minutes", str(checkpoint_minutes)]
+        arguments += ["--groups", *chosen] if chosen else []
+        for option, value in options.items():
+            arguments += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
+        flags = {"--overwrite": overwrite, "--restart": restart, "--skip-bad-shards": skip_bad_shards}
+        arguments += [flag for flag, is_set in flags.items() if is_set]
+        phases = {"reconstruct": options["unsupervised_steps"], "supervise": options["supervised_steps"]}
+        model_management.unload_all_models()
+        model_management.soft_empty_cache()
+        with TrainDisplay(out.stem, phases, getattr(cls.hidden, "unique_id", None)) as display:
+            run_command(arguments, display.read)
+        shown = ui.PreviewText("\n".join(display.text)).as_dict()
+        if display.curves:
+            picture = as_tensor(draw_curves(list(display.curves.values())))
+            shown |= ui.PreviewImage(picture, cls=cls).as_dict()
+        return io.NodeOutput(*_outputs(out), ui=shown)
+
+
+def _outputs(out: Path) -> tuple:
+    name = name_in_lists(out)
+    return name, open_sae(name)

@@ -18,8 +18,7 @@ def erase_one_concept(graph: Graph) -> None:
         "1. Choose an SAE made for your checkpoint (files in **models/sae**).\n"
         "2. Choose the concept.\n"
         "3. Run: the same seeds, with and without the concept.\n\n"
-        "**strength** 0 changes nothing, 1 erases. Chain the node to erase several concepts.\n\n"
-        + SMALL_WORLD,
+        "**strength** 0 changes nothing, 1 erases. Chain the node to erase several concepts.\n\n" + SMALL_WORLD,
     )
 
 

@@ -53,3 +53,13 @@ def sample(world):
     from with_comfyui.sampling import sample_with
 
     return functools.partial(sample_with, world.clip)
+
+
+@pytest.fixture
+def encodes(pack, monkeypatch) -> list:
+    """Grows by one at every encode of an edit whose latents all detect."""
+    from sae_eraser.sae_ops.chosen_latents import ChosenLatents
+
+    calls, at_most = [], ChosenLatents.at_most
+    monkeypatch.setattr(ChosenLatents, "at_most", lambda self, maps: calls.append(1) or at_most(self, maps))
+    return calls

@@ -13,7 +13,6 @@ from comfy_extras.nodes_hooks import (
 )
 
 from sae_eraser.nodes.erase.erase_concept_hook import EraseConceptHook
-from sae_eraser.sae_ops.edit import ConceptEdit
 from with_comfyui.random_files import MID, MID_TOO, UP, write_random_sae
 from with_comfyui.sampling import differs, encode, erase, sample_with, split_guidance
 
@@ -140,13 +139,10 @@ def test_without_it_the_model_draws_as_before(model, draw):
 
 
 @pytest.mark.parametrize("sae", [MID, UP])
-def test_with_a_node_on_the_model_it_is_one_edit_with_one_encode(model, draw, monkeypatch, sae):
-    calls = []
-    latents = ConceptEdit._latents
-    monkeypatch.setattr(ConceptEdit, "_latents", lambda *arguments: calls.append(1) or latents(*arguments))
+def test_with_a_node_on_the_model_it_is_one_edit_with_one_encode(model, draw, encodes, sae):
     node = erase(model, "wavy", sae)
     both = draw(hook("disc", sae), node)
-    assert len(calls) == 2 * STEPS, "cond and uncond run apart"
+    assert len(encodes) == 2 * STEPS, "cond and uncond run apart"
     expected = draw(patched=erase(node, "disc", sae, branch="cond"))
     torch.testing.assert_close(both, expected, rtol=1e-3, atol=1e-3)
     assert all(differs(both, other) for other in (draw(patched=node), draw(hook("disc", sae))))

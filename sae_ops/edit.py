@@ -74,13 +74,14 @@ class ConceptEdit:
             return x
         now = _Now.of(self._terms, active, self._strengths(x, place), self._statistics, sigma)
         maps = x.flatten(2).float().contiguous()
+        latents, decoder, places = self._latents, self._decoder, self._terms.column
         if len(self._detectors) < len(now.terms):
             now = now[self._needed(maps, now)]
             if not len(now.terms):
                 return x
+            columns, places = now.terms.column.unique(return_inverse=True)
+            latents, decoder = latents[columns], decoder[columns]
         terms, steered = now.terms, now.steered
-        columns, places = terms.column.unique(return_inverse=True)
-        latents, decoder = self._latents[columns], self._decoder[columns]
         z = latents.at_most(maps)
         z = latents.at_last(maps, z, now.fires(z[:, places]).any(dim=1))
         before = z[:, places]  # [images, terms, positions]

@@ -8,6 +8,25 @@ from .sae_files import NONE_INSTALLED, fingerprint, list_origins, list_saes, ope
 SAE = io.Custom("SAE")
 
 
+def sae_name_input() -> io.Input:
+    """The dropdown of SAE files. It also tells web/sae_files.js where they come from."""
+    return io.Combo.Input(
+        "sae_name",
+        options=list(list_saes()) or [NONE_INSTALLED],
+        tooltip="A file from models/sae.",
+        extra_dict={"sae_origins": list_origins()},
+    )
+
+
+def check_installed(sae_name: str) -> bool | str:
+    """What validate_inputs returns: True, or what to do if the file is not there."""
+    try:
+        sae_path(sae_name)
+    except SAEFileError as error:
+        return str(error)
+    return True
+
+
 class LoadSAE(io.ComfyNode):
     """Loads an SAE file and hands it on."""
 
@@ -19,24 +38,13 @@ class LoadSAE(io.ComfyNode):
             category="model/SAE Eraser",
             description="Loads a sparse autoencoder for Erase Concepts.",
             search_aliases=["sparse autoencoder", "SAE loader"],
-            inputs=[
-                io.Combo.Input(
-                    "sae_name",
-                    options=list(list_saes()) or [NONE_INSTALLED],
-                    tooltip="A file from models/sae.",
-                    extra_dict={"sae_origins": list_origins()},  # for web/sae_files.js
-                )
-            ],
+            inputs=[sae_name_input()],
             outputs=[SAE.Output(tooltip="The loaded SAE.")],
         )
 
     @classmethod
     def validate_inputs(cls, sae_name: str):
-        try:
-            sae_path(sae_name)
-        except SAEFileError as error:
-            return str(error)
-        return True
+        return check_installed(sae_name)
 
     @classmethod
     def fingerprint_inputs(cls, sae_name: str):

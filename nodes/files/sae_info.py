@@ -3,8 +3,8 @@
 from comfy_api.latest import io, ui
 
 from ...sae_ops.description import describe_file
-from ...sae_ops.file import SAEFileError
-from .sae_files import NONE_INSTALLED, fingerprint, list_saes, sae_path
+from .load_sae import check_installed, sae_name_input
+from .sae_files import fingerprint, sae_path
 
 
 class SAEInfo(io.ComfyNode):
@@ -19,21 +19,13 @@ class SAEInfo(io.ComfyNode):
             description="Shows for which model and block an SAE was made, how good it is, and which concepts it has.",
             search_aliases=["sparse autoencoder", "inspect SAE", "list concepts"],
             is_output_node=True,
-            inputs=[
-                io.Combo.Input(
-                    "sae_name", options=list(list_saes()) or [NONE_INSTALLED], tooltip="A file from models/sae."
-                )
-            ],
+            inputs=[sae_name_input()],
             outputs=[io.String.Output("info", tooltip="The text that the node shows.")],
         )
 
     @classmethod
     def validate_inputs(cls, sae_name: str):
-        try:
-            sae_path(sae_name)
-        except SAEFileError as error:
-            return str(error)
-        return True
+        return check_installed(sae_name)
 
     @classmethod
     def fingerprint_inputs(cls, sae_name: str):

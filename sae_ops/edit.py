@@ -18,7 +18,7 @@ from .erasure import PAPER_COMPAT, Erasure
 from .largest import ScreenedEncoder
 from .masks import Place, mask_weights
 from .neighbours import take_from_neighbours
-from .terms import Terms, list_masks, list_terms
+from .terms import Terms, list_terms
 
 
 class ConceptEdit:
@@ -45,8 +45,8 @@ class ConceptEdit:
         if any(erasure.mode == PAPER_COMPAT for erasure in erasures):
             raise ValueError(f"The mode {PAPER_COMPAT} belongs to PaperEdit alone.")
         device = sae.W_enc.device
-        terms, latents = list_terms(concepts, erasures)
-        self._terms, self._statistics, self._masks = terms.to(device), statistics, list_masks(erasures)
+        terms, latents, self._masks = list_terms(concepts, erasures)
+        self._terms, self._statistics = terms.to(device), statistics
         self._latents = ChosenLatents(sae, latents, encoder)
         self._detectors = self._terms.detects.nonzero()[:, 0]
         self._detecting = self._latents[self._terms.column[self._detectors]]

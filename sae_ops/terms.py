@@ -31,7 +31,7 @@ class Terms:
     in_cond: torch.Tensor
     in_uncond: torch.Tensor
     mask: torch.Tensor
-    """Which of the masks of all erasures."""
+    """Which of the masks of all erasures; None among these is everywhere."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -54,8 +54,10 @@ class Terms:
         return Terms(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def list_terms(concepts: tuple[Concept, ...], erasures: tuple[Erasure, ...]) -> tuple[Terms, list[int]]:
-    """The terms of these erasures on the CPU, and the latents that their columns stand for, ascending."""
+def list_terms(
+    concepts: tuple[Concept, ...], erasures: tuple[Erasure, ...]
+) -> tuple[Terms, list[int], list[torch.Tensor | None]]:
+    """The terms of these erasures on the CPU, the latents that their columns stand for, ascending, and their masks."""
     ranges = term_ranges(concepts)
     of: list[tuple[Erasure, Concept]] = []
     index: list[int] = []
@@ -68,7 +70,8 @@ def list_terms(concepts: tuple[Concept, ...], erasures: tuple[Erasure, ...]) -> 
         index += ranges[erasure.concept]
         latents += concept.latents
         detector += [start] * count if concept.first_detects else range(start, start + count)
-    distinct, masks = sorted(set(latents)), list_masks(erasures)
+    distinct = sorted(set(latents))
+    masks = list({id(erasure.mask): erasure.mask for erasure in erasures}.values())
     modes = [erasure.mode for erasure, _ in of]
 
     def floats(values):
@@ -94,9 +97,4 @@ def list_terms(concepts: tuple[Concept, ...], erasures: tuple[Erasure, ...]) -> 
         in_uncond=bools(erasure.branch != "cond" for erasure, _ in of),
         mask=torch.tensor([next(i for i, mask in enumerate(masks) if mask is erasure.mask) for erasure, _ in of]),
     )
-    return terms, distinct
-
-
-def list_masks(erasures: tuple[Erasure, ...]) -> list[torch.Tensor | None]:
-    """The masks of these erasures, each once; None is everywhere."""
-    return list({id(erasure.mask): erasure.mask for erasure in erasures}.values())
+    return terms, distinct, masks

@@ -13,8 +13,11 @@ def labelled_prompts() -> str:
     return "\n".join(json.dumps(row) for row in rows)
 
 
-def collect(world: World, hookpoints: list[str], seeds: int, name: str) -> Path:
-    """Samples every pair with `seeds` seeds, which no measurement uses, into ComfyUI's output/sae_cache/NAME."""
+def collect(world: World, hookpoints: list[str], seeds: int, name: str, **sampling) -> Path:
+    """Samples every pair with `seeds` seeds, which no measurement uses, into ComfyUI's output/sae_cache/NAME.
+
+    sampling: what differs from SAMPLING.
+    """
     from sae_eraser.nodes.collect.collect_activations import CollectActivations
 
     (folder,) = CollectActivations.execute(
@@ -34,6 +37,6 @@ def collect(world: World, hookpoints: list[str], seeds: int, name: str) -> Path:
         branch="cond",
         hooked="output",
         shard="1/1",
-        **SAMPLING,
+        **{**SAMPLING, **sampling},
     ).result
     return Path(folder)

@@ -36,6 +36,7 @@ def main() -> None:
 
     from .all_tables import TABLES
     from .bench import FULL, QUICK, Bench
+    from .pictures import SAMPLING
     from .records import Records
     from .saes import HOOKPOINTS, Workplace
 
@@ -44,7 +45,7 @@ def main() -> None:
         parser.error(f"There is no table {', '.join(unknown)}; there are {', '.join(TABLES)}.")
     world = open_world()
     world_id = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()[:12]
-    cache = collect(world, list(HOOKPOINTS.values()), seeds=8, name=f"tables_{world_id}")
+    cache = collect(world, list(HOOKPOINTS.values()), seeds=8, name=f"tables_{world_id}", **SAMPLING)
     kept = OUT / world_id
     bench = Bench(world, Workplace(cache, kept / "saes"), Records(kept / "records"), QUICK if options.quick else FULL)
     for name in options.tables or TABLES:

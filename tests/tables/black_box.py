@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from sae_eraser.nodes.sample.prompt_batch import encode_prompts
 from shapecanvas.concepts import OBJECTS, PAIR_TEMPLATES, STYLES, SYNONYMS
-from shapecanvas.world import SAMPLING, World
+from shapecanvas.world import World
 
 from .chosen import ChosenMethod
 from .noise_prediction import drawn_latents
-from .pictures import Judged, Wanted, scores, wanted
+from .pictures import SAMPLING, Judged, Wanted, scores, wanted
 from .records import Records
 from .saes import Workplace
 from .starts import draw_by, inverted

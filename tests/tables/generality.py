@@ -21,14 +21,14 @@ class Setting:
     """One way to sample."""
 
     sampling: dict = field(default_factory=dict)
-    """What differs from shapecanvas.world.SAMPLING."""
+    """What differs from pictures.SAMPLING."""
     lora: bool = False
     lora_style: bool = False
     """Whether prompts ask for the LoRA's style, of which the judge knows nothing: CRA says nothing then."""
 
 
 SETTINGS = {
-    "euler, 25 steps, cfg 3": Setting(),
+    "euler, 25 steps, cfg 9": Setting(),
     "heun": Setting({"sampler_name": "heun"}),
     "dpmpp_2m, karras": Setting({"sampler_name": "dpmpp_2m", "scheduler": "karras"}),
     "8 steps": Setting({"steps": 8}),
@@ -36,6 +36,7 @@ SETTINGS = {
     "100 steps": Setting({"steps": 100}),
     "cfg 1": Setting({"cfg": 1.0}),
     "cfg 2": Setting({"cfg": 2.0}),
+    "cfg 3": Setting({"cfg": 3.0}),
     "cfg 6": Setting({"cfg": 6.0}),
     "cfg 12": Setting({"cfg": 12.0}),
     "96 x 64": Setting({"width": 96}),

@@ -8,10 +8,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from sae_eraser.nodes.sample.prompt_batch import encode_prompts
-from shapecanvas.world import SAMPLING, World, decode
+from shapecanvas.world import World, decode
 
 from .chosen import ChosenMethod
-from .pictures import BATCH, Judged, Wanted, judged
+from .pictures import BATCH, SAMPLING, Judged, Wanted, judged
 
 
 def draw_by(

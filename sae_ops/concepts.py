@@ -43,7 +43,8 @@ class ConceptStatistics:
     background: torch.Tensor
     """mu(i, sigma, D_not c): the same over pictures that do not."""
     overall: torch.Tensor
-    """mu(i, sigma, D): the same over all pictures; the gate of the edit."""
+    """mu(i, sigma, D): the same over all pictures; the gate of the edit. 0 for latents that were trained to move with
+    the concept's own wherever they fire."""
 
     def at(self, sigma: torch.Tensor, terms: torch.Tensor) -> dict[str, torch.Tensor]:
         """The three means at noise levels sigma [rows], each [rows, terms]; linear in log sigma, held at the ends."""

@@ -88,6 +88,24 @@ def similarity(sae: SparseAutoencoder, images: LabelledImages) -> torch.Tensor:
     return (unit @ unit.T).clamp(min=0).to(sae.W_enc.device)
 
 
+def carriers_of(scores: torch.Tensor, own: list[int], count: int) -> list[list[int]]:
+    """For each concept its own latent and `count - 1` more, by score; no latent twice. scores [concepts, n].
+
+    Raises ValueError if there are not so many.
+    """
+    free, found = scores.clone(), [[latent] for latent in own]
+    for _ in range(count - 1):
+        free[:, [latent for carriers in found for latent in carriers]] = -torch.inf
+        if int((free[0] > -torch.inf).sum()) < len(own):
+            raise ValueError(
+                f"{len(own)} labels with {count} latents each need {len(own) * count} latents, but there are "
+                f"{scores.shape[1]}. Choose more --latents or fewer --concept-latents."
+            )
+        for carriers, latent in zip(found, assign_latents(free), strict=True):
+            carriers.append(latent)
+    return found
+
+
 def companions(scores: torch.Tensor, own: list[int], count: int, taken: list[int]) -> list[tuple[int, ...]]:
     """For each concept its own latent, and the `count - 1` best of those with a score above 0 that are nobody's own.
 

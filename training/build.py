@@ -12,7 +12,7 @@ from ..sae_ops.autoencoder import SAEConfig
 from ..sae_ops.concepts import Concept
 from ..sae_ops.file import SAEHeader, save_sae
 from . import distributed
-from .assign import assign_latents, companions, concept_scores, latent_means, similarity
+from .assign import assign_latents, carriers_of, companions, concept_scores, latent_means, similarity
 from .cache import Cache, CacheError
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .checkpoint import Checkpoints
@@ -20,13 +20,17 @@ from .config import TrainingConfig
 from .data import LabelledImages, choose_images
 from .extend import Base, joined, open_base
 from .learner import ConceptTask, Learner, logits_and_firing, new_autoencoder
-from .losses import fvu
+from .losses import fvu, guidance_loss
 from .measure import Measurement, measure
 from .phases import FINISHED, RECONSTRUCT, SUPERVISE, Progress, Run, Track, run_phase
 from .sparse import reconstruct
 from .stream import Stream, held_out, readable
 
 VALIDATION_VECTORS = 16_384
+CONCEPT_LATENTS, GUIDED_LATENTS = 8, 24
+"""Of every concept, if nothing else is asked for; the second with the guidance loss."""
+GUIDED_TURN = 1.25
+"""Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,18 @@ class Plan:
     base: Base | None
     """An SAE whose concepts all stay; only latents for others are trained, and all else in it keeps its values."""
 
+    @property
+    def guided(self) -> bool:
+        """Whether concepts' latents learn what prompts bring, by the guidance loss."""
+        trains = self.config.supervised_steps > 0 and self.config.guidance_weight > 0
+        return trains and self.cache.halves == 2 and self.base is None
+
+    @property
+    def labels(self) -> list[tuple[str, str]]:
+        """The concepts first; with the guidance loss also all others that the prompts name, which are not written."""
+        named = [(group, name) for group, names in self.cache.groups().items() for name in names]
+        return self.concepts + [label for label in named if self.guided and label not in self.concepts]
+
 
 @dataclass(frozen=True)
 class Made:
@@ -69,8 +85,10 @@ class Data:
     training: LabelledImages
     validation: LabelledImages
     maps: torch.Tensor
-    """Held-out maps, fp32 [maps, positions, d], and their labels [maps, concepts]."""
+    """Held-out maps, fp32 [maps, positions, d]; the same without the prompt, if they are there; their labels."""
+    unprompted: torch.Tensor | None
     labels: torch.Tensor
+    """[maps, labels]."""
 
 
 def plan_training(
@@ -139,19 +157,20 @@ def build_saes(
             lambda i: _validate(learners[i], data[points[i]], None),
         )
         run.begin(SUPERVISE)
-    if not run.latents:
-        run.latents = [_assigned(plan, learner, data[p]) for learner, p in zip(learners, points, strict=True)]
+    if not run.carriers:
+        run.carriers = [_assigned(plan, learner, data[p]) for learner, p in zip(learners, points, strict=True)]
     if run.phase == SUPERVISE:
         tasks = [
-            _task(plan, learner, latents, data[point].training)
-            for learner, latents, point in zip(learners, run.latents, points, strict=True)
+            _task(plan, learner, carriers, data[point].training)
+            for learner, carriers, point in zip(learners, run.carriers, points, strict=True)
         ]
-        labels = cache.labels(concepts).float()
+        labels = cache.labels(plan.labels).float()
 
         def supervise(i: int, batch: dict, done: float) -> dict[str, torch.Tensor]:
-            maps, images = batch[points[i]]
+            maps, unprompted, images = batch[points[i]]
             device = distributed.device()
-            return learners[i].supervise(maps.to(device), labels[images].to(device), tasks[i], done)
+            without = unprompted.to(device) if plan.guided else None
+            return learners[i].supervise(maps.to(device), without, labels[images].to(device), tasks[i], done)
 
         run_phase(
             run,
@@ -162,8 +181,8 @@ def build_saes(
         )
         run.begin(FINISHED)
     made = []
-    for order, learner, latents, track in zip(orders, learners, run.latents, run.tracks, strict=True):
-        made.append(_finished(plan, order, learner, latents, data[order.hookpoint], track))
+    for order, learner, carriers, track in zip(orders, learners, run.carriers, run.tracks, strict=True):
+        made.append(_finished(plan, order, learner, carriers[: len(concepts)], data[order.hookpoint], track))
     if distributed.rank() == 0:
         run.checkpoints.remove()
     return made
@@ -205,13 +224,14 @@ def _data(plan: Plan, hookpoint: str, memory: int) -> Data:
     stream = Stream(cache, hookpoint, training, buffer_bytes=memory, seed=config.seed)
     _, positions, _ = cache.shape(hookpoint)
     held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
-    maps, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
+    maps, unprompted, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
     return Data(
         stream,
-        choose_images(cache, hookpoint, training, concepts, config.statistics_vectors),
+        choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors),
         choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4),
         maps,
-        cache.labels(concepts)[images].float(),
+        unprompted if plan.guided else None,
+        cache.labels(plan.labels)[images].float(),
     )
 
 
@@ -224,25 +244,28 @@ def _learner(plan: Plan, order: Order, data: Data) -> Learner:
     return Learner(sae, plan.config, only=torch.zeros(sae.config.n_latents, dtype=torch.bool, device=device))
 
 
-def _assigned(plan: Plan, learner: Learner, data: Data) -> list[int]:
-    """One latent for each concept; learns only those if it extends an SAE."""
+def _assigned(plan: Plan, learner: Learner, data: Data) -> list[list[int]]:
+    """The latents that learn to carry each label: one, with the guidance loss as many as a concept has."""
     config = plan.config
+    n = learner.sae.config.n_latents
+    count = (config.concept_latents or max(1, min(GUIDED_LATENTS, n // len(plan.labels)))) if plan.guided else 1
     if plan.base is None and not config.unsupervised_steps:
-        order = torch.randperm(learner.sae.config.n_latents, generator=torch.Generator().manual_seed(config.seed))
-        return order[: len(plan.concepts)].tolist()
-    if plan.base is None:
-        estimate_threshold(learner.sae, data.stream.vectors(config.vectors))
-    scores = concept_scores(latent_means(learner.sae, data.training))
+        scores = torch.rand(len(plan.labels), n, generator=torch.Generator().manual_seed(config.seed))
+    else:
+        if plan.base is None:
+            estimate_threshold(learner.sae, data.stream.vectors(config.vectors))
+        scores = concept_scores(latent_means(learner.sae, data.training))
     if plan.base is not None:
         scores[:, ~plan.base.free_latents()] = -1e9
-    return assign_latents(scores, config.assignment)
+    return carriers_of(scores, assign_latents(scores, config.assignment), count)
 
 
-def _task(plan: Plan, learner: Learner, latents: list[int], images: LabelledImages) -> ConceptTask:
+def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: LabelledImages) -> ConceptTask:
     if learner.only is not None:
-        learner.only[latents] = True
+        learner.only[[own for own, *_ in carriers]] = True
+    concepts = replace(images, labels=images.labels[:, : len(plan.concepts)])
     groups = [group for group, _ in plan.concepts]
-    return ConceptTask(latents, groups, images.labels, similarity(learner.sae, images))
+    return ConceptTask(carriers, groups, concepts.labels, similarity(learner.sae, concepts))
 
 
 @torch.no_grad()
@@ -255,40 +278,55 @@ def _validate(learner: Learner, data: Data, task: ConceptTask | None) -> dict[st
     if task is None:
         return {"loss": unexplained, "fvu": unexplained}
     logits, firing = logits_and_firing(sae, x, task.latents)
-    labels = data.labels.to(x.device)
+    named = data.labels.to(x.device)
+    labels = named[:, : len(task.latents)]
     concepts = task.loss(logits, firing, labels, learner.config).item()
+    guidance = {}
+    if data.unprompted is not None:
+        difference = x - sae.normalise(data.unprompted.to(x.device))
+        left = guidance_loss(sae, x, difference, task.carriers, named)
+        guidance["guidance"] = (left / difference.square().sum().clamp(min=1e-9)).item()
     yes, no = labels > 0, labels == 0
     hit = ((logits > 0) & yes).sum(dim=0) / yes.sum(dim=0).clamp(min=1)
     spared = ((logits <= 0) & no).sum(dim=0) / no.sum(dim=0).clamp(min=1)
     return {
-        "loss": unexplained + learner.config.concept_weight * concepts,
+        "loss": unexplained
+        + learner.config.concept_weight * concepts
+        + learner.config.guidance_weight * guidance.get("guidance", 0.0),
         "fvu": unexplained,
         "concept loss": concepts,
+        **guidance,
         "accuracy": ((hit + spared) / 2).mean().item(),
     }
 
 
-def _finished(plan: Plan, order: Order, learner: Learner, latents: list[int], data: Data, track: Track) -> Made:
-    """Threshold, statistics, multipliers, measurement; writes the file."""
+def _finished(plan: Plan, order: Order, learner: Learner, carriers: list[list[int]], data: Data, track: Track) -> Made:
+    """Threshold, statistics, multipliers, measurement; writes the file. carriers: those of each concept."""
     sae, cache, base = learner.sae.requires_grad_(False), plan.cache, plan.base
     if base is None:
         estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
-    means = latent_means(sae, data.training)
-    taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
-    carriers = companions(concept_scores(means), latents, plan.config.concept_latents, taken)
-    statistics = concept_statistics(means, data.training.levels()[0], carriers)
+    images = replace(data.training, labels=data.training.labels[:, : len(plan.concepts)])
+    means = latent_means(sae, images)
+    latents = [own for own, *_ in carriers]
+    owned = [tuple(own) for own in carriers]
+    if not plan.guided:
+        taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
+        owned = companions(concept_scores(means), latents, plan.config.concept_latents or CONCEPT_LATENTS, taken)
+    turn = GUIDED_TURN if plan.guided else Concept.turn
+    statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
     measurement = measure(sae, latents, data.validation)
     found = tuple(
         Concept(
             name,
             group,
             own,
-            typical_multiplier(means, index, own[0]),
+            typical_multiplier(means, index, own[0], turn),
+            turn,
             first_detects=True,
             facts={"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)},
         )
         for index, ((group, name), own, accuracy, separation) in enumerate(
-            zip(plan.concepts, carriers, measurement.accuracy, measurement.separation, strict=True)
+            zip(plan.concepts, owned, measurement.accuracy, measurement.separation, strict=True)
         )
     )
     header = SAEHeader(

@@ -199,6 +199,11 @@ class Cache:
         facts = [asdict(self.settings), [[shard, self._facts[shard]["sha256"]] for shard in self.shards]]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def halves(self) -> int:
+        """2 if of every call both halves of guidance are kept, the conditional one first; else 1."""
+        return 2 if self.settings.sampling.get("branch") == "both" else 1
+
     def groups(self) -> dict[str, list[str]]:
         """Every group of labels and its names, in the order of first appearance."""
         found: dict[str, dict[str, None]] = {}

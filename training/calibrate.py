@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from ..sae_ops.autoencoder import SparseAutoencoder
-from ..sae_ops.concepts import Concept, ConceptStatistics
+from ..sae_ops.concepts import ConceptStatistics
 from .assign import LatentMeans
 from .sparse import kept_latents
 
@@ -27,18 +27,26 @@ def estimate_threshold(sae: SparseAutoencoder, batches: Iterator[torch.Tensor], 
     sae.threshold.copy_(torch.stack(smallest).mean())
 
 
-def concept_statistics(means: LatentMeans, sigmas: torch.Tensor, latents: list[tuple[int, ...]]) -> ConceptStatistics:
-    """What the means say about the latents of each concept; sigmas [levels], ascending, those of the means."""
+def concept_statistics(
+    means: LatentMeans, sigmas: torch.Tensor, latents: list[tuple[int, ...]], guided: bool = False
+) -> ConceptStatistics:
+    """What the means say about the latents of each concept; sigmas [levels], ascending, those of the means.
+
+    guided: all but the first of each concept carry what its name brings and nothing else, so they have no gate.
+    """
     owners = [(concept, latent) for concept, own in enumerate(latents) for latent in own]
     concepts, columns = (torch.tensor(index) for index in zip(*owners, strict=True))
     shown, without = (table[concepts, :, columns].T.contiguous() for table in (means.with_concept, means.without))
-    return ConceptStatistics(sigmas, shown, without, means.overall[:, columns].contiguous())
+    gates = means.overall[:, columns].contiguous()
+    if guided:
+        gates[:, [latent != latents[concept][0] for concept, latent in owners]] = 0
+    return ConceptStatistics(sigmas, shown, without, gates)
 
 
-def typical_multiplier(means: LatentMeans, concept: int, latent: int) -> float:
+def typical_multiplier(means: LatentMeans, concept: int, latent: int, turn: float) -> float:
     """The gamma with which `scale` does what `turn` does: gamma * mu(sigma, D_c) is -turn on average over noise levels.
 
     -turn for a latent that never fires.
     """
     typical = float(means.with_concept[concept, :, latent].mean())
-    return -Concept.turn / (typical or 1.0)
+    return -turn / (typical or 1.0)

@@ -30,10 +30,13 @@ class TrainingConfig:
     """Within the concept loss."""
     silence_weight: float = 1.0
     """Of the silence loss, likewise within it."""
+    guidance_weight: float = 3.0
+    """Of the guidance loss beside the reconstruction, where the cache holds both halves of guidance."""
     assignment: str = "greedy"
     """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum of scores."""
-    concept_latents: int = 8
-    """Latents of every concept: its own, and those that carry most of what it does not."""
+    concept_latents: int | None = None
+    """Latents of every concept: its own, and those that carry most of what it does not. None is 8; with the guidance
+    loss 24, or as many as there are for each label."""
     validations: int = 20
     """How often each phase is measured on images held out; the best weights are kept."""
     patience: int = 5
@@ -48,7 +51,7 @@ class TrainingConfig:
         if self.assignment not in ASSIGNMENTS:
             raise ValueError(f"Unknown assignment '{self.assignment}'; known are {', '.join(ASSIGNMENTS)}.")
         for name in ("vectors", "maps", "concept_latents", "validations", "patience"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but must be above 0.")

@@ -23,14 +23,14 @@ class LabelledImages:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Each image's maps, fp32 [maps, positions, d], and labels [concepts]."""
+        """Each image's maps, fp32 [maps, positions, d], of the conditional half alone, and labels [concepts]."""
         for index, labels in zip(self.indices, self.labels, strict=True):
-            yield self.cache.read_image(self.hookpoint, index), labels
+            yield self.cache.read_image(self.hookpoint, index)[:: self.cache.halves], labels
 
     def levels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The noise levels of the cache, ascending, and for each map of an image the place of its own."""
         first, *_ = self.cache.shards
-        return self.cache.sigmas(first)[0].unique(return_inverse=True)
+        return self.cache.sigmas(first)[0][:: self.cache.halves].unique(return_inverse=True)
 
 
 def choose_images(cache: Cache, hookpoint: str, among: torch.Tensor, concepts: list, vectors: int) -> LabelledImages:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ..sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from .config import TrainingConfig
 from .distributed import share, summed, with_others
-from .losses import auxiliary_loss, concept_loss, decorrelation_loss, silence_loss
+from .losses import auxiliary_loss, concept_loss, decorrelation_loss, guidance_loss, silence_loss
 from .sparse import Kept, reconstruct
 
 ROWS_PER_BLOCK = 256
@@ -64,21 +64,36 @@ class Learner:
         self._update(error / vectors.numel() + self.config.auxiliary_weight * auxiliary, progress)
         return self._numbers(error, kept, vectors)
 
-    def supervise(self, maps: torch.Tensor, labels: torch.Tensor, task: "ConceptTask", progress: float) -> dict:
+    def supervise(
+        self,
+        maps: torch.Tensor,
+        unprompted: torch.Tensor | None,
+        labels: torch.Tensor,
+        task: "ConceptTask",
+        progress: float,
+    ) -> dict:
         """One step of FVU + concept_weight * (BCE + decorrelation + silence) on maps fp32 [batch, positions, d].
 
-        labels: fp32 [batch, concepts]. Returns the same and the concepts' accuracy.
+        unprompted: the same without the prompt; with them guidance_weight * guidance loss is added. labels: fp32
+        [batch, labels], the concepts' first. Returns the same and the concepts' accuracy.
         """
         x = self.sae.normalise(share(maps))
         reconstruction, kept = reconstruct(self.sae, x.flatten(0, 1), self.dtype)
         error = (reconstruction - x.flatten(0, 1)).square().sum()
         self._listen(kept, maps.shape[0] * maps.shape[1])
         logits, firing = (with_others(table) for table in logits_and_firing(self.sae, x, task.latents))
-        labels = with_others(share(labels))
-        concepts = task.loss(logits, firing, labels, self.config)
-        self._update(error / maps.numel() + self.config.concept_weight * concepts, progress)
-        accuracy = ((logits > 0) == (labels > 0)).float().mean()
-        return self._numbers(error, kept, maps.flatten(0, 1)) | {"accuracy": accuracy}
+        own = share(labels)
+        shown = with_others(own[:, : len(task.latents)].contiguous())
+        loss = error / maps.numel() + self.config.concept_weight * task.loss(logits, firing, shown, self.config)
+        numbers = {"accuracy": ((logits > 0) == (shown > 0)).float().mean()}
+        if unprompted is not None:
+            difference = x.detach() - self.sae.normalise(share(unprompted))
+            whole = summed(difference.square().sum()).clamp(min=1e-9)
+            guidance = guidance_loss(self.sae, x, difference, task.carriers, own) / whole
+            loss = loss + self.config.guidance_weight * guidance
+            numbers["guidance"] = summed(guidance.detach().clone())
+        self._update(loss, progress)
+        return self._numbers(error, kept, maps.flatten(0, 1)) | numbers
 
     @property
     def dead(self) -> torch.Tensor:
@@ -150,11 +165,13 @@ def logits_and_firing(
 class ConceptTask:
     """Which latents shall tell which concepts, and the loss for it."""
 
-    def __init__(self, latents: list[int], groups: list[str], labels: torch.Tensor, similarity: torch.Tensor):
-        """One entry a concept: its latent and group; labels bool [images, concepts] of the training images;
-        similarity [concepts, concepts] in 0..1."""
+    def __init__(self, carriers: list[list[int]], groups: list[str], labels: torch.Tensor, similarity: torch.Tensor):
+        """carriers: the latents of each label, as many of each, its own first; the concepts' labels come first. groups:
+        one of each concept. labels bool [images, concepts] of the training images; similarity [concepts, concepts] in
+        0..1."""
         device = similarity.device
-        self.latents = torch.tensor(latents, device=device)
+        self.carriers = torch.tensor(carriers, device=device)
+        self.latents = self.carriers[: len(groups), 0]
         self._groups = torch.tensor([sorted(set(groups)).index(group) for group in groups], device=device)
         self._similarity = similarity
         positives = labels.float().mean(dim=0)

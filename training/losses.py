@@ -61,3 +61,22 @@ def silence_loss(firing: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     without = 1 - labels
     return (firing * without).sum() / without.sum().clamp(min=1)
+
+
+def guidance_loss(
+    sae: SparseAutoencoder, x: torch.Tensor, difference: torch.Tensor, carriers: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """How much of what a prompt brings its concepts' latents do not explain:
+
+        |x - x_0 - sum over concepts c in the prompt, over their latents i: z_i W_dec[i]|^2
+
+    x and x_0 are the two halves of guidance at the same noisy picture, with the prompt and without; difference is
+    x - x_0, both [maps, positions, d], normalised. carriers int [labels, latents], labels 0/1 [maps, labels]: all that
+    the prompts name. So latents that are turned take away what the concept's name has brought, and what other words
+    bring stays. Not yet divided by the square of the difference.
+    """
+    flat = carriers.flatten()
+    z = F.linear(x - sae.b_dec, sae.W_enc[flat], sae.b_enc[flat]).relu()
+    z = z * (z > sae.threshold.expand(sae.config.n_latents)[flat])
+    named = labels.repeat_interleave(carriers.shape[1], dim=1)
+    return (difference - (z * named[:, None]) @ sae.W_dec[flat]).square().sum()

@@ -53,8 +53,8 @@ class Run:
     progress: Progress
     phase: str = RECONSTRUCT
     step: int = 0
-    latents: list[list[int]] = field(default_factory=list)
-    """For each learner the latents of the concepts, once they are assigned."""
+    carriers: list[list[list[int]]] = field(default_factory=list)
+    """For each learner the latents that learn to carry each label, its own first, once they are assigned."""
     tracks: list[Track] = field(default_factory=list)
 
     def resume(self) -> bool:
@@ -65,7 +65,7 @@ class Run:
             return False
         for learner, saved in zip(self.learners, state["learners"], strict=True):
             learner.load_state(saved)
-        self.phase, self.step, self.latents = state["phase"], state["step"], state["latents"]
+        self.phase, self.step, self.carriers = state["phase"], state["step"], state["carriers"]
         self.tracks = [Track(**track) for track in state["tracks"]]
         return True
 
@@ -74,7 +74,7 @@ class Run:
             state = {
                 "phase": self.phase,
                 "step": self.step,
-                "latents": self.latents,
+                "carriers": self.carriers,
                 "learners": [learner.state() for learner in self.learners],
                 "tracks": [vars(track) for track in self.tracks],
             }

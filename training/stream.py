@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
@@ -39,7 +40,7 @@ class Stream:
         self.cache, self.hookpoint, self.images, self.seed = cache, hookpoint, images, seed
         self.maps_per_image, self.positions, self.width = cache.shape(hookpoint)
         map_bytes = self.positions * bytes_per_vector(self.width, cache.settings.storage)
-        maps_per_piece = max(1, PIECE_BYTES // map_bytes)
+        maps_per_piece = cache.halves * max(1, PIECE_BYTES // map_bytes // cache.halves)
         pieces, counts = [], []
         for shard in cache.shards:
             chosen = images[list(cache.settings.shard_images(shard))].repeat_interleave(self.maps_per_image)
@@ -60,13 +61,20 @@ class Stream:
             scale = None if load.scale is None else load.scale.flatten()[chosen]
             yield restored(load.vectors.flatten(0, 1)[chosen], scale)
 
-    def maps(self, batch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Random maps, fp32 [batch, positions, d], and their images [batch], from the start-th batch on."""
-        for load, chosen in self._batches(batch, 1, start):
-            scale = None if load.scale is None else load.scale[chosen]
-            yield restored(load.vectors[chosen], scale), load.images[chosen]
+    def maps(self, batch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]]:
+        """Random maps of the conditional half, fp32 [batch, positions, d], the same of the unconditional half at the
+        same call if the cache has it, and their images [batch], from the start-th batch on."""
+        halves = self.cache.halves
+        for load, chosen in self._batches(batch, Fraction(1, halves), start):
+            first, *others = (
+                restored(
+                    load.vectors[half::halves][chosen], None if load.scale is None else load.scale[half::halves][chosen]
+                )
+                for half in range(halves)
+            )
+            yield first, others[0] if others else None, load.images[::halves][chosen]
 
-    def _batches(self, batch: int, parts: int, start: int) -> Iterator[tuple[Load, torch.Tensor]]:
+    def _batches(self, batch: int, parts: int | Fraction, start: int) -> Iterator[tuple[Load, torch.Tensor]]:
         """Loads and which of their maps * parts make up a batch; what does not fill one is left out of the epoch."""
         schedule = self._schedule()
         epoch, number, pieces = next(schedule)
@@ -77,7 +85,7 @@ class Stream:
             upcoming = reader.submit(self._read, pieces)
             while True:
                 load = upcoming.result()
-                order = torch.randperm(len(load.images) * parts, generator=_generator(self.seed, epoch, number))
+                order = torch.randperm(int(len(load.images) * parts), generator=_generator(self.seed, epoch, number))
                 batches = self._whole_batches(pieces, batch, parts)
                 epoch, number, pieces = next(schedule)
                 upcoming = reader.submit(self._read, pieces)
@@ -92,9 +100,9 @@ class Stream:
             for number, pieces in enumerate(order.split(self._pieces_per_load)):
                 yield epoch, number, pieces
 
-    def _whole_batches(self, pieces: torch.Tensor, batch: int, parts: int) -> int:
+    def _whole_batches(self, pieces: torch.Tensor, batch: int, parts: int | Fraction) -> int:
         """How many a load gives; one that is smaller than a batch is one."""
-        return max(1, int(self._counts[pieces].sum()) * parts // batch)
+        return max(1, int(int(self._counts[pieces].sum()) * parts // batch))
 
     def _read(self, pieces: torch.Tensor) -> Load:
         if self._all is not None:

@@ -20,6 +20,7 @@ from .train_progress import CHECK, PROGRESS, TrainProgress
 
 DEFAULT_K = 32
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS}
+KINDS = {"learning_rate": float, "concept_latents": int}
 OPTIONS = {
     "unsupervised_steps": "steps that learn to reconstruct; 0 trains both at once from random latents",
     "supervised_steps": "steps that bind each concept to its latent",
@@ -28,10 +29,11 @@ OPTIONS = {
     "learning_rate": "Adam's (default: 2e-4 / sqrt(latents / 2^14))",
     "precision": "of the encoder's product",
     "assignment": "how latents are given to concepts",
-    "concept_latents": "latents of every concept: its own, and those that carry most of what it does not",
+    "concept_latents": "of every concept: its own, and those that carry the rest of it (default: 8; with guidance 24)",
     "concept_weight": "of the concept loss beside the reconstruction",
     "decorrelation_weight": "of the decorrelation within it",
     "silence_weight": "of the silence, likewise: latents shall not fire where their concept is not",
+    "guidance_weight": "of the guidance loss, by which latents learn what a name brings; needs both halves cached",
     "dead_after": "vectors without firing after which a latent is revived",
     "patience": "validations without improvement after which a phase ends",
     "statistics_vectors": "activation vectors for scores, statistics and strengths",
@@ -60,7 +62,7 @@ def add_command(commands) -> None:
     for name, text in OPTIONS.items():
         default = getattr(TrainingConfig, name)
         shown = text if default is None else f"{text} (default: {default})"
-        kind = float if default is None else type(default)
+        kind = KINDS[name] if default is None else type(default)
         train.add_argument(
             "--" + name.replace("_", "-"), type=kind, choices=CHOICES.get(name), default=default, help=shown
         )

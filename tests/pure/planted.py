@@ -22,6 +22,8 @@ class Planted:
     images: list[CachedImage]
     maps: torch.Tensor
     """[images, steps, positions, width]."""
+    unprompted: torch.Tensor
+    """The same without any concept."""
     sigmas: torch.Tensor
     """[images, steps], descending as a sampler goes."""
     directions: torch.Tensor
@@ -44,30 +46,34 @@ def plant(seeds: range) -> Planted:
         for shape in names["object"]
         for style in names["style"]
     ]
-    maps = torch.stack([_maps(image, directions) for image in images])
-    return Planted(images, maps, torch.tensor([8.0, 2.0, 0.5]).repeat(len(images), 1), directions)
+    maps, unprompted = (torch.stack(both) for both in zip(*(_maps(image, directions) for image in images), strict=True))
+    return Planted(images, maps, unprompted, torch.tensor([8.0, 2.0, 0.5]).repeat(len(images), 1), directions)
 
 
-def _maps(image: CachedImage, directions: torch.Tensor) -> torch.Tensor:
+def _maps(image: CachedImage, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     key = hashlib.sha256(f"{image.prompt}{image.seed}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "big"))
-    maps = 1.0 + 0.1 * torch.randn(STEPS, POSITIONS, WIDTH, generator=generator)
+    unprompted = 1.0 + 0.1 * torch.randn(STEPS, POSITIONS, WIDTH, generator=generator)
+    maps = unprompted.clone()
     for (group, name), direction in zip(CONCEPTS, directions, strict=True):
         if name in image.labels[group]:
             shown = torch.rand(STEPS, POSITIONS, 1, generator=generator) < 0.5
             maps += STRENGTH * shown * direction
-    return maps
+    return maps, unprompted
 
 
-def write_cache(folder: Path, planted: Planted) -> Path:
-    """Two shards."""
+def write_cache(folder: Path, planted: Planted, branch: str = "cond") -> Path:
+    """Two shards; branch "both" keeps the maps without the prompts as well."""
     half = -(-len(planted.images) // 2)
-    settings = CacheSettings(
-        "SD15", {HOOKPOINT: WIDTH}, "output", {"steps": STEPS}, planted.images, images_per_shard=half
-    )
+    sampling = {"steps": STEPS, "branch": branch}
+    settings = CacheSettings("SD15", {HOOKPOINT: WIDTH}, "output", sampling, planted.images, images_per_shard=half)
     writer = CacheWriter(folder, settings)
+    maps, sigmas = planted.maps, planted.sigmas
+    if branch == "both":
+        maps = torch.stack([maps, planted.unprompted], dim=2).flatten(1, 2)
+        sigmas = sigmas.repeat_interleave(2, dim=1)
     for shard in range(settings.shards):
         images = settings.shard_images(shard)
         part = slice(images.start, images.stop)
-        writer.write_shard(shard, {HOOKPOINT: planted.maps[part]}, planted.sigmas[part])
+        writer.write_shard(shard, {HOOKPOINT: maps[part]}, sigmas[part])
     return folder

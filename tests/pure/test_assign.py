@@ -8,6 +8,7 @@ from pure.random_sae import random_sae
 from sae_eraser.training.assign import (
     LatentMeans,
     assign_latents,
+    carriers_of,
     companions,
     concept_scores,
     latent_means,
@@ -119,3 +120,14 @@ def test_companions_are_the_best_of_those_that_are_no_concepts_own_and_speak_for
     assert companions(scores, [0, 1], 4, taken=[5]) == [(0, 2, 3, 4), (1, 3)]
     assert companions(scores, [0, 1], 2, taken=[5]) == [(0, 2), (1, 3)]
     assert companions(scores, [0, 1], 1, taken=[]) == [(0,), (1,)]
+
+
+def test_carriers_are_the_best_by_score_and_no_latent_carries_two_labels():
+    scores = torch.tensor([[0.9, 0.5, 0.4, 0.3, 0.1, 0.2], [0.8, 0.7, -0.1, 0.2, -0.3, 0.6]])
+    assert carriers_of(scores, [0, 1], 3) == [[0, 2, 3], [1, 5, 4]]
+    assert carriers_of(scores, [0, 1], 1) == [[0], [1]]
+
+
+def test_more_carriers_than_latents_are_refused():
+    with pytest.raises(ValueError, match="2 labels with 4 latents each need 8 latents, but there are 6"):
+        carriers_of(torch.zeros(2, 6), [0, 1], 4)

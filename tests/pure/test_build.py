@@ -69,7 +69,7 @@ def test_the_file_says_where_the_sae_belongs_and_how_it_was_made(trained):
     assert (header.hookpoint, header.model_family, header.hooked) == (HOOKPOINT, "SD15", "output")
     assert header.training["validation"]["fvu"] < 0.1
     assert header.training["supervised_steps"] == 200
-    assert header.training["sampling"] == {"steps": STEPS}
+    assert header.training["sampling"] == {"steps": STEPS, "branch": "cond"}
     assert all(concept.facts["balanced_accuracy"] > 0.9 for concept in header.concepts)
 
 
@@ -90,6 +90,28 @@ def test_erasing_a_concept_takes_its_direction_out_and_spares_pictures_without_i
         assert (after[planted].mean() / before[planted].mean()).abs() < 0.5, header.concepts[index].name
         touched = (edited != maps).any(dim=1)[~shows]
         assert touched.float().mean() < 0.02, header.concepts[index].name
+
+
+@pytest.mark.parametrize("groups", [("object", "style"), ("object",)])
+def test_with_both_halves_cached_erasing_takes_out_what_the_concepts_name_has_brought(tmp_path, unseen, groups):
+    """And leaves what the other word has brought, whether that is a concept of the SAE or not."""
+    cache, out = write_cache(tmp_path / "both", plant(range(25)), branch="both"), tmp_path / "sae.safetensors"
+    assert train(cache, out, *FAST, "--groups", *groups) == 0
+    sae, header, statistics = load_sae(out)
+    assert {len(concept.latents) for concept in header.concepts} == {9}  # 48 latents for 5 labels
+    maps, unprompted = (m.flatten(0, 1).movedim(1, 2)[..., None] for m in (unseen.maps, unseen.unprompted))
+    for index, concept in enumerate(header.concepts):
+        edit = ConceptEdit(sae, header.concepts, statistics, (Erasure(index, mode="ablate"),))
+        edited = edit(maps, unseen.sigmas.flatten(), torch.ones(len(maps), dtype=torch.bool))
+        shows = unseen.labels()[:, CONCEPTS.index((concept.group, concept.name))].repeat_interleave(STEPS)
+        coordinates = torch.linalg.pinv(unseen.directions)
+        brought = [(m - unprompted)[shows].movedim(1, -1) @ coordinates for m in (maps, edited)]
+        before, after = (each.flatten(0, 2).mean(dim=0) for each in brought)
+        own = CONCEPTS.index((concept.group, concept.name))
+        others = [other for other, (group, _) in enumerate(CONCEPTS) if group != concept.group and before[other] > 0.2]
+        assert abs(after[own]) < 0.1 * before[own], concept.name
+        assert len(others) >= 2
+        torch.testing.assert_close(after[others], before[others], rtol=0.2, atol=0)
 
 
 def test_statistics_tell_pictures_with_a_concept_from_those_without(trained, unseen):

@@ -8,7 +8,6 @@ import torch
 from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
-from sae_eraser.sae_ops.concepts import Concept
 from sae_eraser.training.assign import latent_means
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import concept_statistics, estimate_threshold, typical_multiplier
@@ -78,10 +77,10 @@ def test_the_multiplier_turns_a_latent_around_at_a_typical_noise_level(planted, 
     means = latent_means(random_sae("topk", d=16), images)
     typical = means.with_concept[1, :, 9]
     assert typical.mean() > 0
-    torch.testing.assert_close((typical_multiplier(means, 1, 9) * typical).mean(), torch.tensor(-Concept.turn))
+    torch.testing.assert_close((typical_multiplier(means, 1, 9, 1.5) * typical).mean(), torch.tensor(-1.5))
 
 
 def test_a_latent_that_never_fires_gets_the_plain_multiplier(images):
     sae = random_sae("topk", d=16)
     sae.b_enc[4] = -1000
-    assert typical_multiplier(latent_means(sae, images), 0, 4) == -Concept.turn
+    assert typical_multiplier(latent_means(sae, images), 0, 4, 1.5) == -1.5

@@ -9,6 +9,7 @@ from sae_eraser.training.data import LabelledImages, choose_images
 
 IMAGES = 60
 VECTORS_PER_IMAGE = STEPS * POSITIONS
+EVERYONE = torch.ones(IMAGES, dtype=torch.bool)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,18 @@ def test_images_come_with_their_maps_and_labels(cache):
         assert torch.equal(labels, planted.labels()[index])
 
 
+def test_of_two_halves_of_guidance_only_that_of_the_prompt_shows_its_concepts(cache, tmp_path):
+    both = Cache(write_cache(tmp_path, plant(range(10)), branch="both"))
+    for one, other in zip(
+        *(choose_images(c, HOOKPOINT, EVERYONE, CONCEPTS, 10**9) for c in (cache, both)), strict=True
+    ):
+        assert all(map(torch.equal, one, other))
+    one, other = (choose_images(c, HOOKPOINT, EVERYONE, CONCEPTS, 1).levels() for c in (cache, both))
+    assert all(map(torch.equal, one, other))
+
+
 def test_noise_levels_ascend_and_every_map_knows_its_own(cache):
-    levels, place = choose_images(cache, HOOKPOINT, torch.ones(IMAGES, dtype=torch.bool), CONCEPTS, 1).levels()
+    levels, place = choose_images(cache, HOOKPOINT, EVERYONE, CONCEPTS, 1).levels()
     assert levels.tolist() == [0.5, 2.0, 8.0]
     assert levels[place].tolist() == plant(range(1)).sigmas[0].tolist()
 

@@ -24,7 +24,9 @@ def learner(config: TrainingConfig = CONFIG, only: torch.Tensor | None = None, n
 
 
 def task(latents: list[int]) -> ConceptTask:
-    return ConceptTask(latents, [group for group, _ in CONCEPTS], PLANTED.labels(), torch.zeros(5, 5))
+    return ConceptTask(
+        [[latent] for latent in latents], [group for group, _ in CONCEPTS], PLANTED.labels(), torch.zeros(5, 5)
+    )
 
 
 def batch(step: int, size: int = 512) -> torch.Tensor:
@@ -76,7 +78,7 @@ def test_reconstructing_explains_more_and_keeps_decoder_rows_at_unit_norm(precis
 
 def test_supervising_makes_the_latents_tell_their_concepts():
     trained = learner()
-    numbers = [trained.supervise(MAPS, LABELS, task([3, 1, 4, 15, 9]), step / 60) for step in range(60)]
+    numbers = [trained.supervise(MAPS, None, LABELS, task([3, 1, 4, 15, 9]), step / 60) for step in range(60)]
     assert numbers[-1]["accuracy"] > 0.95 > numbers[0]["accuracy"]
     assert numbers[-1]["fvu"] < numbers[0]["fvu"]
     torch.testing.assert_close(trained.sae.W_dec.norm(dim=1), torch.ones(32))
@@ -87,7 +89,7 @@ def test_the_silence_loss_keeps_latents_from_firing_where_their_concept_is_not_s
     for weight in (0, 1):
         trained = learner(TrainingConfig(precision="fp32", silence_weight=weight))
         for step in range(60):
-            trained.supervise(MAPS, LABELS, task(latents), step / 60)
+            trained.supervise(MAPS, None, LABELS, task(latents), step / 60)
         _, firing = logits_and_firing(trained.sae, trained.sae.normalise(MAPS), torch.tensor(latents))
         firings.append((firing * (1 - LABELS)).sum() / (firing * LABELS).sum())
     assert firings[1] < 0.5 * firings[0]
@@ -98,7 +100,7 @@ def test_the_learning_rate_falls_to_zero_over_the_last_fifth():
     trained, supervised = learner(), task([0, 1, 2, 3, 4])
     for step in (
         lambda i: trained.reconstruct(batch(i), i / 50),
-        lambda i: trained.supervise(MAPS, LABELS, supervised, i / 50),
+        lambda i: trained.supervise(MAPS, None, LABELS, supervised, i / 50),
     ):
         trained.restart()
         states = [trained.sae.W_enc.detach().clone()]
@@ -117,12 +119,32 @@ def test_only_the_chosen_rows_are_trained():
         trained.sae.W_dec.mul_(1.001)  # rows of a file that were never quite of unit norm stay so
     before = weights(trained)
     for step in range(5):
-        trained.supervise(MAPS, LABELS[:, :2], ConceptTask([4, 7], ["a", "a"], LABELS[:, :2], torch.eye(2)), step / 5)
+        task = ConceptTask([[4], [7]], ["a", "a"], LABELS[:, :2], torch.eye(2))
+        trained.supervise(MAPS, None, LABELS[:, :2], task, step / 5)
     after = weights(trained)
     for name in ("W_enc", "W_dec", "b_enc"):
         assert torch.equal(after[name][~chosen], before[name][~chosen])
         assert not torch.isclose(after[name][chosen], before[name][chosen]).all()
     assert torch.equal(after["b_dec"], before["b_dec"])
+
+
+def test_latents_learn_what_the_words_have_brought():
+    """Of two words a picture only the first is a concept; what the second brings, its own latents learn."""
+    carriers = [[3, 20], [1, 21], [4, 22], [15, 23], [9, 24]]
+    groups = ["object", "object", "object"]
+    guided = ConceptTask(carriers, groups, PLANTED.labels()[:, :3], torch.zeros(3, 3))
+    unprompted, trained = PLANTED.unprompted.flatten(0, 1), learner()
+    left = [trained.supervise(MAPS, unprompted, LABELS, guided, step / 200)["guidance"] for step in range(200)]
+    assert left[0] > 0.8
+    assert left[-1] < 0.1
+    sae, discs = trained.sae, LABELS[:, 0] > 0
+    with torch.no_grad():
+        z = sae.pre_acts(MAPS)[..., carriers[0]].relu()
+        without_disc = MAPS - z @ sae.W_dec[carriers[0]] / sae.input_scale
+    coordinates = torch.linalg.pinv(PLANTED.directions)
+    before, after = (((m - unprompted)[discs] @ coordinates).mean(dim=(0, 1)) for m in (MAPS, without_disc))
+    assert abs(after[0]) < 0.1 * before[0]
+    torch.testing.assert_close(after[3:], before[3:], rtol=0.1, atol=0)
 
 
 def with_a_silent_latent(auxiliary_weight: float) -> Learner:
@@ -189,7 +211,7 @@ def test_rare_concepts_weigh_more_where_they_are_shown():
     labels[:20, 0] = labels[0, 1] = True
     nothing, shown = torch.zeros(2, 1), torch.ones(2, 1)
     for column, weight in enumerate((2, 20**0.5)):
-        task = ConceptTask([0], ["object"], labels[:, [column]], torch.eye(1))
+        task = ConceptTask([[0]], ["object"], labels[:, [column]], torch.eye(1))
         torch.testing.assert_close(task.loss(nothing, nothing, shown, PLAIN), weight * F.softplus(torch.tensor(0.0)))
 
 
@@ -202,7 +224,7 @@ def test_the_parts_of_the_concept_loss_are_weighted_as_configured():
     silent = TrainingConfig(decorrelation_weight=0, silence_weight=2)
 
     def added(config: TrainingConfig, groups: list[str], similarity: torch.Tensor) -> float:
-        task = ConceptTask([0, 1], groups, images, similarity)
+        task = ConceptTask([[0], [1]], groups, images, similarity)
         return (task.loss(logits, firing, labels, config) - task.loss(logits, firing, labels, PLAIN)).item()
 
     assert added(weighed, ["object", "style"], torch.zeros(2, 2)) == pytest.approx(0.5)

@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
+from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
-from sae_eraser.training.losses import auxiliary_loss, concept_loss, decorrelation_loss, fvu, silence_loss
+from sae_eraser.training.losses import (
+    auxiliary_loss,
+    concept_loss,
+    decorrelation_loss,
+    fvu,
+    guidance_loss,
+    silence_loss,
+)
 
 
 def test_fvu_is_squared_error_over_variance():
@@ -117,3 +125,19 @@ def test_the_auxiliary_loss_teaches_dead_latents_only():
     assert sae.b_enc.grad[2] > 0, "one that points elsewhere should fall"
     assert sae.b_enc.grad[1] == sae.b_enc.grad[3] == 0
     assert not sae.W_dec.grad[1].any() and not sae.W_enc.grad[1].any()
+
+
+def test_the_guidance_loss_is_what_latents_of_named_concepts_leave_of_the_difference():
+    sae = random_sae("batchtopk", d=6, n=12)
+    sae.threshold.fill_(0.3)
+    x, difference = (torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    carriers, labels = torch.tensor([[0, 5], [7, 2]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    expected = 0.0
+    for image, row in enumerate(labels):
+        for position in range(3):
+            left = difference[image, position].clone()
+            for latent in (latent for own, named in zip(carriers, row, strict=True) if named for latent in own):
+                z = sae.W_enc[latent] @ (x[image, position] - sae.b_dec) + sae.b_enc[latent]
+                left -= (z if z > 0.3 else 0) * sae.W_dec[latent]
+            expected += left.square().sum()
+    torch.testing.assert_close(guidance_loss(sae, x, difference, carriers, labels), expected)

@@ -29,13 +29,15 @@ def numbered() -> torch.Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def write(folder: Path, storage: str = "fp16", vectors: torch.Tensor | None = None) -> Cache:
-    settings = replace(SETTINGS, storage=storage)
+def write(
+    folder: Path, storage: str = "fp16", vectors: torch.Tensor | None = None, settings: CacheSettings | None = None
+) -> Cache:
+    settings = settings or replace(SETTINGS, storage=storage)
     writer = CacheWriter(folder, settings)
     everything = numbered() if vectors is None else vectors
     for shard in range(settings.shards):
         part = everything[list(settings.shard_images(shard))]
-        writer.write_shard(shard, {POINT: part}, torch.ones(len(part), MAPS))
+        writer.write_shard(shard, {POINT: part}, torch.ones(part.shape[:2]))
     return Cache(folder)
 
 
@@ -75,11 +77,28 @@ def test_every_vector_appears_exactly_once_an_epoch(cache, pieces):
 @pytest.mark.parametrize("pieces", [1000, 7])
 def test_every_map_appears_exactly_once_an_epoch_with_its_image(cache, pieces):
     batches = take(open_stream(cache, pieces=pieces).maps(4), 30)
-    assert sorted(rows(maps for maps, _ in batches)) == sorted(rows([numbered()]))
-    for maps, images in batches:
+    assert sorted(rows(maps for maps, *_ in batches)) == sorted(rows([numbered()]))
+    for maps, unprompted, images in batches:
+        assert unprompted is None
         assert maps.shape == (4, MAPS + 1, 3)
         assert torch.equal(maps[:, :, 0], images[:, None].expand(4, POSITIONS).float())
         assert torch.equal(maps[:, :, 2], torch.arange(4.0).expand(4, POSITIONS))
+
+
+@pytest.mark.parametrize("pieces", [1000, 7])
+@pytest.mark.parametrize("storage", ["fp16", "int8"])
+def test_both_halves_of_a_call_come_together(tmp_path, pieces, storage):
+    """The same numbers, those of the unconditional half shifted by 100."""
+    halves = torch.stack([numbered(), numbered() + 100], dim=2).flatten(1, 2)
+    settings = replace(SETTINGS, storage=storage, sampling={"branch": "both"})
+    cache = write(tmp_path, vectors=halves, settings=settings)
+    batches = take(open_stream(cache, pieces=pieces).maps(2), 60)
+    for maps, unprompted, images in batches:
+        torch.testing.assert_close(unprompted - 100, maps, atol=0.8, rtol=0)
+        assert (maps[:, :, 0] - images[:, None]).abs().max() < 0.4
+    assert sorted(row[0] for row in rows(maps.round() for maps, *_ in batches)) == sorted(
+        row[0] for row in rows([numbered()])
+    )
 
 
 def test_images_that_are_not_chosen_never_appear(cache):
@@ -161,7 +180,7 @@ def test_int8_gives_the_vectors_that_the_cache_restores(tmp_path):
     expected = [cache.read_image(POINT, image) for image in range(IMAGES)]
     assert not torch.equal(torch.stack(expected), random)
     assert sorted(rows(take(open_stream(cache, pieces=7).vectors(16), 30))) == sorted(rows(expected))
-    for maps, images in take(open_stream(cache, pieces=7).maps(4), 30):
+    for maps, _, images in take(open_stream(cache, pieces=7).maps(4), 30):
         for one, image in zip(maps, images.tolist(), strict=True):
             assert any(torch.equal(one, other) for other in expected[image])
 

@@ -73,8 +73,10 @@ def first_step(phase: str) -> tuple[dict[str, list], dict[str, float], list[int]
     if phase == "reconstruct":
         numbers = learner.reconstruct(maps.flatten(0, 1), 0)
     else:
-        task = ConceptTask([3, 1, 4, 15, 9], [group for group, _ in CONCEPTS], labels, torch.ones(5, 5))
-        numbers = learner.supervise(maps, labels.float(), task, 0)
+        task = ConceptTask(
+            [[3, 20], [1, 21], [4, 22], [15, 23], [9, 24]], [group for group, _ in CONCEPTS], labels, torch.ones(5, 5)
+        )
+        numbers = learner.supervise(maps, planted.unprompted.flatten(0, 1), labels.float(), task, 0)
     distributed.stop()
     gradients = {name: parameter.grad.tolist() for name, parameter in sae.named_parameters()}
     return gradients, {name: float(number) for name, number in numbers.items()}, learner.silent.tolist()

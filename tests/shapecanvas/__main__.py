@@ -24,6 +24,7 @@ def main() -> None:
     collect_options.add_argument("hookpoints", nargs="+")
     collect_options.add_argument("--seeds", type=int, default=8)
     collect_options.add_argument("--name", default="shapecanvas")
+    collect_options.add_argument("--branch", default="both", help="halves of guidance to keep: cond, or both")
     calibrate_options = commands.add_parser("calibrate")
     calibrate_options.add_argument("sae", help="file in models/sae")
     evaluate_options = commands.add_parser("evaluate")
@@ -48,7 +49,7 @@ def main() -> None:
     if options.command == "locate":
         print(locate(world, options.pictures))
     elif options.command == "collect":
-        print(collect(world, options.hookpoints, options.seeds, options.name))
+        print(collect(world, options.hookpoints, options.seeds, options.name, options.branch))
     elif options.command == "calibrate":
         calibrate(world, SHAPECANVAS / "weights" / options.sae)
     elif options.sae is None:

@@ -13,10 +13,10 @@ def labelled_prompts() -> str:
     return "\n".join(json.dumps(row) for row in rows)
 
 
-def collect(world: World, hookpoints: list[str], seeds: int, name: str, **sampling) -> Path:
+def collect(world: World, hookpoints: list[str], seeds: int, name: str, branch: str, **sampling) -> Path:
     """Samples every pair with `seeds` seeds, which no measurement uses, into ComfyUI's output/sae_cache/NAME.
 
-    sampling: what differs from SAMPLING.
+    branch: which halves of guidance are kept, "cond" or "both". sampling: what differs from SAMPLING.
     """
     from sae_eraser.nodes.collect.collect_activations import CollectActivations
 
@@ -34,7 +34,7 @@ def collect(world: World, hookpoints: list[str], seeds: int, name: str, **sampli
         keep_positions=0,
         sigma_min=0.0,
         sigma_max=0.0,
-        branch="cond",
+        branch=branch,
         hooked="output",
         shard="1/1",
         **{**SAMPLING, **sampling},

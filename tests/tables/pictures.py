@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from shapecanvas import world as small_world
 from shapecanvas.classifier import Classifier
 from shapecanvas.concepts import OBJECTS, STYLES, pair_prompt
-from shapecanvas import world as small_world
 from shapecanvas.world import World, decode, sample_latents
 
 PAIRS = tuple((o, s) for o in range(len(OBJECTS)) for s in range(len(STYLES)))
@@ -64,7 +64,11 @@ def draw(world: World, pictures: Wanted, model=None, prompts: list[str] | None =
     images = []
     for start in range(0, len(words), BATCH):
         part = slice(start, start + BATCH)
-        images.append(decode(world, sample_latents(world, words[part], list(pictures.seeds[part]), model, **{**SAMPLING, **sampling})))
+        images.append(
+            decode(
+                world, sample_latents(world, words[part], list(pictures.seeds[part]), model, **{**SAMPLING, **sampling})
+            )
+        )
     return judged(world.classifier, torch.cat(images), torch.tensor(pictures.pairs))
 
 

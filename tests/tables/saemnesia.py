@@ -47,7 +47,7 @@ def _finetune(place: Workplace, group: str, seed: int) -> None:
     latents = assign_latents(concept_scores(latent_means(sae, images)))
     labels = cache.labels(concepts).float()
     batches = Stream(cache, HOOKPOINTS[group], ~validating, buffer_bytes=2**30, seed=seed).maps(MAPS)
-    held_maps, held = next(Stream(cache, HOOKPOINTS[group], validating, buffer_bytes=2**30, seed=seed).maps(1024))
+    held_maps, _, held = next(Stream(cache, HOOKPOINTS[group], validating, buffer_bytes=2**30, seed=seed).maps(1024))
     kinds = torch.tensor([list(GROUPS).index(kind) for kind, _ in concepts])
     adam = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, eps=6.25e-10)
 
@@ -65,7 +65,8 @@ def _finetune(place: Workplace, group: str, seed: int) -> None:
     for _ in tqdm(range(EPOCHS), desc="SAEmnesia"):
         for _ in range(EPOCH):
             adam.zero_grad()
-            loss(*next(batches)).backward()
+            maps, _, shown = next(batches)
+            loss(maps, shown).backward()
             adam.step()
             with torch.no_grad():
                 sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)

@@ -29,7 +29,7 @@ from .stream import Stream, held_out, readable
 VALIDATION_VECTORS = 16_384
 CONCEPT_LATENTS, GUIDED_LATENTS = 8, 24
 """Of every concept, if nothing else is asked for; the second with the guidance loss."""
-GUIDED_TURN = 1.25
+GUIDED_TURN = 1.7
 """Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
 
 

@@ -217,8 +217,8 @@ def _what_to_keep() -> list[io.Input]:
             options=list(COLLECTED_BRANCHES),
             default="cond",
             tooltip="Which half of classifier-free guidance is kept: that of the prompt (cond), or both, which takes "
-            "twice the space. With both, Train SAE learns what each name brings to a picture, and erasing leaves "
-            "cleaner pictures. Name all that the prompts name in their labels then.",
+            "twice the space. With both, Train SAE learns what each name brings to a picture: at a block that decides "
+            "the concept alone erasing leaves cleaner pictures. Labels must then name all that the prompts name.",
         ),
     ]
 

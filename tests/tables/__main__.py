@@ -45,9 +45,12 @@ def main() -> None:
         parser.error(f"There is no table {', '.join(unknown)}; there are {', '.join(TABLES)}.")
     world = open_world()
     world_id = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()[:12]
-    cache = collect(world, list(HOOKPOINTS.values()), seeds=8, name=f"tables_{world_id}", **SAMPLING)
+    caches = [
+        collect(world, list(HOOKPOINTS.values()), 8, f"tables_{world_id}_{branch}", branch, **SAMPLING)
+        for branch in ("cond", "both")
+    ]
     kept = OUT / world_id
-    bench = Bench(world, Workplace(cache, kept / "saes"), Records(kept / "records"), QUICK if options.quick else FULL)
+    bench = Bench(world, Workplace(*caches, kept / "saes"), Records(kept / "records"), QUICK if options.quick else FULL)
     for name in options.tables or TABLES:
         found, table = TABLES[name](bench)
         path = OUT / f"{name}{'_quick' if options.quick else ''}.json"

@@ -27,6 +27,9 @@ class Workplace:
     """Where the activations are and where SAEs go."""
 
     cache: Path
+    """Of the prompted half of guidance, as the papers have it."""
+    both_halves: Path
+    """The same pictures with both."""
     folder: Path
 
     def path(self, kind: str, group: str, seed: int) -> Path:
@@ -44,11 +47,11 @@ def opened(path: Path) -> LoadedSAE:
     return LoadedSAE(path.stem, *load_sae(path))
 
 
-def trained(place: Workplace, kind: str, group: str, seed: int, *options: str) -> LoadedSAE:
+def trained(place: Workplace, cache: Path, kind: str, group: str, seed: int, *options: str) -> LoadedSAE:
     """An SAE by `sae-eraser train` with these options, made if it is not there."""
     path = place.path(kind, group, seed)
     if not path.exists():
-        command = ["train", str(place.cache), "--out", str(path), "--hookpoint", HOOKPOINTS[group], "--groups", group]
+        command = ["train", str(cache), "--out", str(path), "--hookpoint", HOOKPOINTS[group], "--groups", group]
         command += ["--latents", str(LATENTS), "--k", str(K), "--seed", str(seed), *options]
         if cli.main(command):
             raise SystemExit(f"Could not train {path}.")
@@ -57,12 +60,12 @@ def trained(place: Workplace, kind: str, group: str, seed: int, *options: str) -
 
 def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """SAeUron's: nothing but reconstruction."""
-    return trained(place, "unsupervised", group, seed, "--supervised-steps", "0")
+    return trained(place, place.cache, "unsupervised", group, seed, "--supervised-steps", "0")
 
 
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """Ours."""
-    return trained(place, "supervised", group, seed)
+    return trained(place, place.both_halves, "supervised", group, seed, "--supervised-steps", "2000")
 
 
 def means_of_all_latents(place: Workplace, sae: LoadedSAE, group: str) -> tuple[LatentMeans, torch.Tensor]:

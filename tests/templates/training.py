@@ -51,7 +51,7 @@ def train_for_sdxl(graph: Graph) -> None:
 
 
 def train_for_everyday_things(graph: Graph, model: str, family: str, side: int, hookpoint: str, **keep) -> None:
-    """1,920 pictures, ten noise levels of each in both halves of guidance, 256 positions: 25 GB."""
+    """1,920 pictures, ten noise levels of each, 256 positions: 13 GB."""
     checkpoint = load(graph, model)
     name = family.lower().replace(".", "")
     lines = [
@@ -70,7 +70,7 @@ def train_for_everyday_things(graph: Graph, model: str, family: str, side: int, 
         "How it works",
         f"## Train and erase, {family}\n\n"
         "1. **Collect Activations** draws eight things in six styles, 1,920 pictures, and keeps what passes through a "
-        "block of the model, with the prompt and without: 25 GB in **output/sae_cache**. It says how long it takes.\n"
+        "block of the model: 13 GB in **output/sae_cache**. It says how long it will take.\n"
         f"2. **Train SAE** makes **models/sae/{name}_things.safetensors** of it.\n"
         "3. **Erase Concepts** takes the cat out. Write another thing or style there, and in the prompt, and run "
         "again: only the pictures are made anew.\n\n"
@@ -88,7 +88,6 @@ def train(graph: Graph, checkpoint: Node, collecting: dict, training: dict, conc
         *("SAEEraser_CollectActivations", (420, UPPER), (360, 590)),
         model=checkpoint["MODEL"],
         clip=checkpoint["CLIP"],
-        branch="both",
         **collecting,
     )
     trained = graph.add("SAEEraser_TrainSAE", (820, LOWER), (360, 460), cache=collected["cache"], **training)

@@ -51,7 +51,7 @@ def test_range_and_branch_are_kept_to(model, sample):
 @pytest.mark.parametrize(
     "sae, concept, strength, prompts",
     [
-        ("sae_shapecanvas_objects.safetensors", "ring", 2.0, [f"{STYLES[i % 8]} style" for i in range(16)]),
+        ("sae_shapecanvas_objects.safetensors", "star", 2.5, [f"{STYLES[i % 8]} style" for i in range(16)]),
         ("sae_shapecanvas_styles.safetensors", "neon", 1.5, [f"a {OBJECTS[i % 12]}" for i in range(16)]),
     ],
     ids=["object", "style"],

@@ -260,10 +260,15 @@ def _assigned(plan: Plan, learner: Learner, data: Data) -> list[list[int]]:
     return carriers_of(scores, assign_latents(scores, config.assignment), count)
 
 
+def _labelled_with_concepts(plan: Plan, images: LabelledImages) -> LabelledImages:
+    """Without the labels that are no concepts."""
+    return replace(images, labels=images.labels[:, : len(plan.concepts)])
+
+
 def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: LabelledImages) -> ConceptTask:
     if learner.only is not None:
         learner.only[[own for own, *_ in carriers]] = True
-    concepts = replace(images, labels=images.labels[:, : len(plan.concepts)])
+    concepts = _labelled_with_concepts(plan, images)
     groups = [group for group, _ in plan.concepts]
     return ConceptTask(carriers, groups, concepts.labels, similarity(learner.sae, concepts))
 
@@ -305,7 +310,7 @@ def _finished(plan: Plan, order: Order, learner: Learner, carriers: list[list[in
     sae, cache, base = learner.sae.requires_grad_(False), plan.cache, plan.base
     if base is None:
         estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
-    images = replace(data.training, labels=data.training.labels[:, : len(plan.concepts)])
+    images = _labelled_with_concepts(plan, data.training)
     means = latent_means(sae, images)
     latents = [own for own, *_ in carriers]
     owned = [tuple(own) for own in carriers]

@@ -75,7 +75,8 @@ class Learner:
         """One step of FVU + concept_weight * (BCE + decorrelation + silence) on maps fp32 [batch, positions, d].
 
         unprompted: the same without the prompt; with them guidance_weight * guidance loss is added. labels: fp32
-        [batch, labels], the concepts' first. Returns the same and the concepts' accuracy.
+        [batch, labels], the concepts' first. Returns the same, the concepts' accuracy, and how much of what the prompts
+        bring is left unexplained.
         """
         x = self.sae.normalise(share(maps))
         reconstruction, kept = reconstruct(self.sae, x.flatten(0, 1), self.dtype)

@@ -24,6 +24,8 @@ def describe(path: Path, header: SAEHeader) -> str:
         f"{path}: {place} ({header.hooked})",
         f"{sae.n_latents} latents of width {sae.d_in}, {sae.activation}, k = {sae.k}",
     ]
+    if header.branch == "uncond":
+        lines.append("tells what is drawn, whatever the prompt says (branch uncond); it cannot erase")
     if not sae.is_editable:
         lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
     lines += [f"{name}: {value}" for name, value in training.get("validation", {}).items()]
@@ -32,7 +34,7 @@ def describe(path: Path, header: SAEHeader) -> str:
     if "url" in training:
         lines.append(f"url: {training['url']}")
     for group in dict.fromkeys(concept.group for concept in header.concepts):
-        lines += [_line(concept) for concept in header.concepts if concept.group == group]
+        lines += [_line(concept, header.branch == "cond") for concept in header.concepts if concept.group == group]
     if not header.concepts:
         lines.append("no concepts")
     return "\n".join(lines)
@@ -44,10 +46,10 @@ def _sampling(sampling: dict) -> str:
     return " of {width} x {height}, {steps} steps of {sampler_name}, cfg {cfg}".format(**sampling)
 
 
-def _line(concept: Concept) -> str:
+def _line(concept: Concept, erases: bool) -> str:
     """accuracy: of telling pictures with the concept by its latents. separation: by how much these fire more there."""
     latents = ", ".join(map(str, concept.latents))
     named = {"accuracy": "balanced_accuracy", "separation": "separation"}
     facts = [f", {name} {concept.facts[fact]}" for name, fact in named.items() if concept.facts.get(fact) is not None]
-    pushed = f"turn {concept.turn:.3g}, multiplier {concept.multiplier:.3g}"
-    return f"  {concept.group}: {concept.name:<12} latents {latents}, {pushed}{''.join(facts)}"
+    pushed = f", turn {concept.turn:.3g}, multiplier {concept.multiplier:.3g}" if erases else ""
+    return f"  {concept.group}: {concept.name:<12} latents {latents}{pushed}{''.join(facts)}"

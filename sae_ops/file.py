@@ -20,6 +20,7 @@ from .concepts import Concept, ConceptStatistics
 FORMAT_KEY = "sae_eraser"
 FORMAT_VERSION = 1
 HOOKED_TENSORS = ("output", "residual")
+TRAINED_BRANCHES = ("cond", "uncond")
 
 
 class SAEFileError(ValueError):
@@ -37,6 +38,9 @@ class SAEHeader:
     autoencoder: SAEConfig
     hooked: str = "output"
     """"output": the block's output. "residual": its output minus its input."""
+    branch: str = "cond"
+    """The half of classifier-free guidance that its concepts were learned from. "cond": the prompt's; they can be
+    erased. "uncond": the other; they tell what is drawn, whatever the prompt says."""
     concepts: tuple[Concept, ...] = ()
     training: dict = field(default_factory=dict)
     """Facts for the reader: data, steps, seeds, FVU, L0. Not used for erasing."""
@@ -138,6 +142,8 @@ def _parse(path: Path, metadata: dict[str, str]) -> SAEHeader:
         header = SAEHeader(**fields, autoencoder=config, concepts=concepts)
         if header.hooked not in HOOKED_TENSORS:
             raise ValueError(f"hooked tensor '{header.hooked}' is unknown; known are {', '.join(HOOKED_TENSORS)}")
+        if header.branch not in TRAINED_BRANCHES:
+            raise ValueError(f"branch '{header.branch}' is unknown; known are {', '.join(TRAINED_BRANCHES)}")
     except SAEFileError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:

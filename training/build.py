@@ -19,12 +19,13 @@ from .checkpoint import Checkpoints
 from .config import TrainingConfig
 from .data import LabelledImages, choose_images
 from .extend import Base, joined, open_base
-from .learner import ConceptTask, Learner, logits_and_firing, new_autoencoder
+from .learner import Learner, new_autoencoder
 from .losses import fvu, guidance_loss
 from .measure import Measurement, measure
 from .phases import FINISHED, RECONSTRUCT, SUPERVISE, Progress, Run, Track, run_phase
 from .sparse import reconstruct
 from .stream import Stream, held_out, readable
+from .tasks import ConceptTask, DrawnTask, Task
 
 VALIDATION_VECTORS = 16_384
 CONCEPT_LATENTS, GUIDED_LATENTS = 8, 24
@@ -58,7 +59,12 @@ class Plan:
     def guided(self) -> bool:
         """Whether concepts' latents learn what prompts bring, by the guidance loss."""
         trains = self.config.supervised_steps > 0 and self.config.guidance_weight > 0
-        return trains and self.cache.halves == 2 and self.base is None
+        return trains and self.cache.halves == 2 and self.base is None and not self.drawn
+
+    @property
+    def drawn(self) -> bool:
+        """Whether concepts' latents learn what is drawn, from the half of guidance that reads no prompt."""
+        return self.config.branch == "uncond"
 
     @property
     def labels(self) -> list[tuple[str, str]]:
@@ -101,6 +107,13 @@ def plan_training(
     """
     base = open_base(extend, cache, orders[0].hookpoint) if extend else None
     plan = Plan(cache, orders, _concepts(cache, groups, base), config, base)
+    if plan.drawn and cache.halves < 2:
+        raise CacheError(
+            f"{cache.folder} holds the prompt's half of guidance alone, but what is drawn is learned from the other "
+            "half. Collect again with the branch both."
+        )
+    if plan.drawn and base is not None:
+        raise ValueError("An SAE of the branch uncond cannot be extended. Train a new one on all concepts.")
     _check_examples(plan)
     for order in orders:
         room = int(base.free_latents().sum()) if base else order.sae.n_latents
@@ -168,9 +181,8 @@ def build_saes(
 
         def supervise(i: int, batch: dict, done: float) -> dict[str, torch.Tensor]:
             maps, unprompted, images = batch[points[i]]
-            device = distributed.device()
-            without = unprompted.to(device) if plan.guided else None
-            return learners[i].supervise(maps.to(device), without, labels[images].to(device), tasks[i], done)
+            maps, unprompted = _learned_from(plan, maps, unprompted)
+            return learners[i].supervise(maps, unprompted, labels[images].to(maps.device), tasks[i], done)
 
         run_phase(
             run,
@@ -225,14 +237,25 @@ def _data(plan: Plan, hookpoint: str, memory: int) -> Data:
     _, positions, _ = cache.shape(hookpoint)
     held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
     maps, unprompted, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
+    maps, unprompted = _learned_from(plan, maps, unprompted)
     return Data(
         stream,
-        choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors),
-        choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4),
+        choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors, config.branch),
+        choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4, config.branch),
         maps,
-        unprompted if plan.guided else None,
+        unprompted,
         cache.labels(plan.labels)[images].float(),
     )
+
+
+def _learned_from(
+    plan: Plan, maps: torch.Tensor, unprompted: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The maps that concepts are learned from, and with the guidance loss those that they are compared with."""
+    device = distributed.device()
+    if unprompted is None or not (plan.drawn or plan.guided):
+        return maps.to(device), None
+    return (unprompted.to(device), None) if plan.drawn else (maps.to(device), unprompted.to(device))
 
 
 def _learner(plan: Plan, order: Order, data: Data) -> Learner:
@@ -245,10 +268,12 @@ def _learner(plan: Plan, order: Order, data: Data) -> Learner:
 
 
 def _assigned(plan: Plan, learner: Learner, data: Data) -> list[list[int]]:
-    """The latents that learn to carry each label: one, with the guidance loss as many as a concept has."""
+    """The latents that learn to carry each label: one alone; all that a concept has if they learn together."""
     config = plan.config
     n = learner.sae.config.n_latents
-    count = (config.concept_latents or max(1, min(GUIDED_LATENTS, n // len(plan.labels)))) if plan.guided else 1
+    usual = GUIDED_LATENTS if plan.guided else CONCEPT_LATENTS
+    together = config.concept_latents or max(1, min(usual, n // len(plan.labels)))
+    count = together if plan.guided or plan.drawn else 1
     if plan.base is None and not config.unsupervised_steps:
         scores = torch.rand(len(plan.labels), n, generator=torch.Generator().manual_seed(config.seed))
     else:
@@ -265,7 +290,9 @@ def _labelled_with_concepts(plan: Plan, images: LabelledImages) -> LabelledImage
     return replace(images, labels=images.labels[:, : len(plan.concepts)])
 
 
-def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: LabelledImages) -> ConceptTask:
+def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: LabelledImages) -> Task:
+    if plan.drawn:
+        return DrawnTask(carriers, images.labels, learner.sae.W_enc.device)
     if learner.only is not None:
         learner.only[[own for own, *_ in carriers]] = True
     concepts = _labelled_with_concepts(plan, images)
@@ -274,21 +301,21 @@ def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: Label
 
 
 @torch.no_grad()
-def _validate(learner: Learner, data: Data, task: ConceptTask | None) -> dict[str, float]:
+def _validate(learner: Learner, data: Data, task: Task | None) -> dict[str, float]:
     """FVU, and with a task its loss and balanced accuracy, on the held-out maps."""
     sae = learner.sae
-    x = sae.normalise(data.maps.to(distributed.device()))
+    x = sae.normalise(data.maps)
     reconstruction, _ = reconstruct(sae, x.flatten(0, 1), learner.dtype)
     unexplained = fvu(x.flatten(0, 1), reconstruction).item()
     if task is None:
         return {"loss": unexplained, "fvu": unexplained}
-    logits, firing = logits_and_firing(sae, x, task.latents)
+    logits, *others = task.read(sae, x)
     named = data.labels.to(x.device)
-    labels = named[:, : len(task.latents)]
-    concepts = task.loss(logits, firing, labels, learner.config).item()
+    labels = named[:, : task.concepts]
+    concepts = task.loss(logits, *others, labels=labels, config=learner.config).item()
     guidance = {}
     if data.unprompted is not None:
-        difference = x - sae.normalise(data.unprompted.to(x.device))
+        difference = x - sae.normalise(data.unprompted)
         left = guidance_loss(sae, x, difference, task.carriers, named)
         guidance["guidance"] = (left / difference.square().sum().clamp(min=1e-9)).item()
     yes, no = labels > 0, labels == 0
@@ -312,14 +339,14 @@ def _finished(plan: Plan, order: Order, learner: Learner, carriers: list[list[in
         estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
     images = _labelled_with_concepts(plan, data.training)
     means = latent_means(sae, images)
-    latents = [own for own, *_ in carriers]
     owned = [tuple(own) for own in carriers]
-    if not plan.guided:
+    if not (plan.guided or plan.drawn):
+        latents = [own for own, *_ in carriers]
         taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
         owned = companions(concept_scores(means), latents, plan.config.concept_latents or CONCEPT_LATENTS, taken)
     turn = GUIDED_TURN if plan.guided else Concept.turn
     statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
-    measurement = measure(sae, latents, data.validation)
+    measurement = measure(sae, carriers, data.validation)
     found = tuple(
         Concept(
             name,
@@ -327,7 +354,7 @@ def _finished(plan: Plan, order: Order, learner: Learner, carriers: list[list[in
             own,
             typical_multiplier(means, index, own[0], turn),
             turn,
-            first_detects=True,
+            first_detects=not plan.drawn,
             facts={"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)},
         )
         for index, ((group, name), own, accuracy, separation) in enumerate(
@@ -339,6 +366,7 @@ def _finished(plan: Plan, order: Order, learner: Learner, carriers: list[list[in
         model_family=cache.settings.model_family,
         autoencoder=sae.config,
         hooked=cache.settings.hooked,
+        branch=plan.config.branch,
         concepts=found,
         training={
             **asdict(plan.config),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..sae_ops.file import TRAINED_BRANCHES
+
 PRECISIONS = ("bf16", "fp32")
 ASSIGNMENTS = ("greedy", "optimal")
 
@@ -36,13 +38,16 @@ class TrainingConfig:
     """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum of scores."""
     concept_latents: int | None = None
     """Latents of every concept: its own, and those that carry most of what it does not. None is 8; with the guidance
-    loss 24, or as many as there are for each label."""
+    loss 24, or as many as there are for each label. Of the branch "uncond" all 8 together tell the concept."""
     validations: int = 20
     """How often each phase is measured on images held out; the best weights are kept."""
     patience: int = 5
     """A phase stops early after this many validations without an improvement."""
     statistics_vectors: int = 4_000_000
     """Activation vectors that scores, statistics and strengths are computed from."""
+    branch: str = "cond"
+    """The half of guidance that concepts are learned from: "cond", what prompts ask for, to erase it; "uncond", what is
+    drawn, whatever the prompt says, to watch it."""
     seed: int = 0
 
     def __post_init__(self):
@@ -50,6 +55,8 @@ class TrainingConfig:
             raise ValueError(f"Unknown precision '{self.precision}'; known are {', '.join(PRECISIONS)}.")
         if self.assignment not in ASSIGNMENTS:
             raise ValueError(f"Unknown assignment '{self.assignment}'; known are {', '.join(ASSIGNMENTS)}.")
+        if self.branch not in TRAINED_BRANCHES:
+            raise ValueError(f"Unknown branch '{self.branch}'; known are {', '.join(TRAINED_BRANCHES)}.")
         for name in ("vectors", "maps", "concept_latents", "validations", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")

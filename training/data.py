@@ -18,14 +18,17 @@ class LabelledImages:
     """Into the cache's images."""
     labels: torch.Tensor
     """bool [images, concepts]."""
+    branch: str = "cond"
+    """The half of guidance to read."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Each image's maps, fp32 [maps, positions, d], of the conditional half alone, and labels [concepts]."""
+        """Each image's maps of the branch, fp32 [maps, positions, d], and labels [concepts]."""
+        half = int(self.branch == "uncond")
         for index, labels in zip(self.indices, self.labels, strict=True):
-            yield self.cache.read_image(self.hookpoint, index)[:: self.cache.halves], labels
+            yield self.cache.read_image(self.hookpoint, index)[half :: self.cache.halves], labels
 
     def levels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The noise levels of the cache, ascending, and for each map of an image the place of its own."""
@@ -33,7 +36,9 @@ class LabelledImages:
         return self.cache.sigmas(first)[0][:: self.cache.halves].unique(return_inverse=True)
 
 
-def choose_images(cache: Cache, hookpoint: str, among: torch.Tensor, concepts: list, vectors: int) -> LabelledImages:
+def choose_images(
+    cache: Cache, hookpoint: str, among: torch.Tensor, concepts: list, vectors: int, branch: str = "cond"
+) -> LabelledImages:
     """Images out of `among` (bool [images]): all of them, or about as many as hold `vectors` activation vectors.
 
     In the second case every concept has as many as there can be of an equal share, and at least 8 where it occurs.
@@ -49,4 +54,4 @@ def choose_images(cache: Cache, hookpoint: str, among: torch.Tensor, concepts: l
         others = [image for image in shuffled.tolist() if image not in chosen]
         chosen.update(others[: max(0, room - len(chosen))])
         candidates = torch.tensor(sorted(chosen))
-    return LabelledImages(cache, hookpoint, candidates.tolist(), labels[candidates])
+    return LabelledImages(cache, hookpoint, candidates.tolist(), labels[candidates], branch)

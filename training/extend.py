@@ -36,6 +36,7 @@ def open_base(path: Path, cache: Cache, hookpoint: str) -> Base:
         (header.hookpoint, hookpoint),
         (header.model_family, settings.model_family),
         (f"the blocks' {header.hooked}", f"the blocks' {settings.hooked}"),
+        (f"the branch {header.branch}", "the branch cond"),
         (f"width {header.autoencoder.d_in}", f"width {width}"),
     ):
         if its != ours:

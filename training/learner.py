@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from ..sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from .config import TrainingConfig
 from .distributed import share, summed, with_others
-from .losses import auxiliary_loss, concept_loss, decorrelation_loss, guidance_loss, silence_loss
+from .losses import auxiliary_loss, guidance_loss
 from .sparse import Kept, reconstruct
+from .tasks import Task
 
 ROWS_PER_BLOCK = 256
 AUXILIARY_SHARE = 4  # AuxK looks at every fourth vector
@@ -69,10 +70,10 @@ class Learner:
         maps: torch.Tensor,
         unprompted: torch.Tensor | None,
         labels: torch.Tensor,
-        task: "ConceptTask",
+        task: Task,
         progress: float,
     ) -> dict:
-        """One step of FVU + concept_weight * (BCE + decorrelation + silence) on maps fp32 [batch, positions, d].
+        """One step of FVU + concept_weight * the task's loss on maps fp32 [batch, positions, d].
 
         unprompted: the same without the prompt; with them guidance_weight * guidance loss is added. labels: fp32
         [batch, labels], the concepts' first. Returns the same, the concepts' accuracy, and how much of what the prompts
@@ -82,11 +83,11 @@ class Learner:
         reconstruction, kept = reconstruct(self.sae, x.flatten(0, 1), self.dtype)
         error = (reconstruction - x.flatten(0, 1)).square().sum()
         self._listen(kept, maps.shape[0] * maps.shape[1])
-        logits, firing = (with_others(table) for table in logits_and_firing(self.sae, x, task.latents))
+        read = [with_others(table) for table in task.read(self.sae, x)]
         own = share(labels)
-        shown = with_others(own[:, : len(task.latents)].contiguous())
-        loss = error / maps.numel() + self.config.concept_weight * task.loss(logits, firing, shown, self.config)
-        numbers = {"accuracy": ((logits > 0) == (shown > 0)).float().mean()}
+        shown = with_others(own[:, : task.concepts].contiguous())
+        loss = error / maps.numel() + self.config.concept_weight * task.loss(*read, labels=shown, config=self.config)
+        numbers = {"accuracy": ((read[0] > 0) == (shown > 0)).float().mean()}
         if unprompted is not None:
             difference = x.detach() - self.sae.normalise(share(unprompted))
             whole = summed(difference.square().sum()).clamp(min=1e-9)
@@ -150,40 +151,3 @@ class Learner:
                     mine = self.only[start * ROWS_PER_BLOCK :][: len(rows), None]
                     unit = torch.where(mine, unit, rows)
                 rows.copy_(unit)
-
-
-def logits_and_firing(
-    sae: SparseAutoencoder, x: torch.Tensor, latents: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised maps [maps, positions, d] -> means over positions of these latents' pre_acts and of their ReLU.
-
-    Both [maps, latents].
-    """
-    pre_acts = F.linear(x - sae.b_dec, sae.W_enc[latents], sae.b_enc[latents])
-    return pre_acts.mean(dim=1), pre_acts.relu().mean(dim=1)
-
-
-class ConceptTask:
-    """Which latents shall tell which concepts, and the loss for it."""
-
-    def __init__(self, carriers: list[list[int]], groups: list[str], labels: torch.Tensor, similarity: torch.Tensor):
-        """carriers: the latents of each label, as many of each, its own first; the concepts' labels come first. groups:
-        one of each concept. labels bool [images, concepts] of the training images; similarity [concepts, concepts] in
-        0..1."""
-        device = similarity.device
-        self.carriers = torch.tensor(carriers, device=device)
-        self.latents = self.carriers[: len(groups), 0]
-        self._groups = torch.tensor([sorted(set(groups)).index(group) for group in groups], device=device)
-        self._similarity = similarity
-        positives = labels.float().mean(dim=0)
-        self._balance = ((1 - positives) / positives.clamp(min=1e-6)).clamp(max=20).sqrt().to(device)
-
-    def loss(
-        self, logits: torch.Tensor, firing: torch.Tensor, labels: torch.Tensor, config: TrainingConfig
-    ) -> torch.Tensor:
-        """BCE + decorrelation + silence, as weighted in the config; all tensors [maps, concepts]."""
-        return (
-            concept_loss(logits, labels, self._balance)
-            + config.decorrelation_weight * decorrelation_loss(logits, self._groups, self._similarity)
-            + config.silence_weight * silence_loss(firing, labels)
-        )

@@ -63,6 +63,14 @@ def silence_loss(firing: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (firing * without).sum() / without.sum().clamp(min=1)
 
 
+def presence_loss(present: torch.Tensor, labels: torch.Tensor, positive_weight: torch.Tensor) -> torch.Tensor:
+    """Squared error of how much of a concept is met against 1 where a picture shows it and 0 elsewhere.
+
+    present [maps, concepts], labels 0/1 likewise; positive_weight [concepts] balances them.
+    """
+    return ((present - labels).square() * (1 + (positive_weight - 1) * labels)).mean()
+
+
 def guidance_loss(
     sae: SparseAutoencoder, x: torch.Tensor, difference: torch.Tensor, carriers: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
@@ -76,7 +84,11 @@ def guidance_loss(
     bring stays. Not yet divided by the square of the difference.
     """
     flat = carriers.flatten()
-    z = F.linear(x - sae.b_dec, sae.W_enc[flat], sae.b_enc[flat]).relu()
-    z = z * (z > sae.threshold.expand(sae.config.n_latents)[flat])
     named = labels.repeat_interleave(carriers.shape[1], dim=1)
-    return (difference - (z * named[:, None]) @ sae.W_dec[flat]).square().sum()
+    return (difference - (activations(sae, x, flat) * named[:, None]) @ sae.W_dec[flat]).square().sum()
+
+
+def activations(sae: SparseAutoencoder, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """z of these latents alone, int [latents], above the threshold: x [..., d] normalised -> [..., latents]."""
+    z = F.linear(x - sae.b_dec, sae.W_enc[latents], sae.b_enc[latents]).relu()
+    return z * (z > sae.threshold.expand(sae.config.n_latents)[latents])

@@ -29,14 +29,19 @@ class Measurement:
     detected: torch.Tensor
     """[shown concepts, detected concepts]: share of the maps of pictures with one in which the other's logit is > 0."""
     firing: torch.Tensor
-    """[shown concepts, latents of concepts]: mean activation of each concept's latent in pictures that show another."""
+    """[shown concepts, concepts]: mean activation of each concept's latents in pictures that show another."""
 
 
 @torch.no_grad()
-def measure(sae: SparseAutoencoder, latents: list[int], images: LabelledImages) -> Measurement:
-    """Reads every image once. latents: one for each concept of images.labels."""
+def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledImages) -> Measurement:
+    """Reads every image once. latents: those that tell each concept of images.labels, as many of each.
+
+    A logit is the mean over positions of the first latent's pre_acts; of the branch "uncond" that of the activations of
+    all these latents, summed, less a half.
+    """
     levels, place = images.levels()
     device = sae.W_enc.device
+    own = torch.tensor(latents, device=device)
     shown = images.labels.float()
     error, active, vectors = (torch.zeros(len(levels)) for _ in range(3))
     total, square = (torch.zeros(len(levels), sae.config.d_in) for _ in range(2))
@@ -53,8 +58,9 @@ def measure(sae: SparseAutoencoder, latents: list[int], images: LabelledImages) 
             vectors[level] += len(m)
             active[level] += (z > 0).sum().cpu()
             fired |= (z > 0).any(dim=0).cpu()
-            logits.append(pre_acts[:, latents].mean(dim=0).cpu())
-            firing[labels] += z[:, latents].mean(dim=0).cpu()
+            there = z[:, own].sum(dim=2).mean(dim=0).cpu()
+            logits.append(there - 0.5 if images.branch == "uncond" else pre_acts[:, own[:, 0]].mean(dim=0).cpu())
+            firing[labels] += there
     table = torch.stack(logits).view(len(images), -1, len(latents))
     signs = table > 0
     detected = torch.einsum("ic,imd->cd", shown, signs.float()) / (shown.sum(dim=0) * table.shape[1])[:, None].clamp(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..sae_ops.autoencoder import SAEConfig
-from ..sae_ops.file import read_header
+from ..sae_ops.file import TRAINED_BRANCHES, read_header
 from . import distributed
 from .build import Made, Order, build_saes, plan_training
 from .cache import Cache
@@ -19,7 +19,7 @@ from .report import write_report
 from .train_progress import CHECK, PROGRESS, TrainProgress
 
 DEFAULT_K = 32
-CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS}
+CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS, "branch": TRAINED_BRANCHES}
 KINDS = {"learning_rate": float, "concept_latents": int}
 OPTIONS = {
     "unsupervised_steps": "steps that learn to reconstruct; 0 trains both at once from random latents",
@@ -37,6 +37,7 @@ OPTIONS = {
     "dead_after": "vectors without firing after which a latent is revived",
     "patience": "validations without improvement after which a phase ends",
     "statistics_vectors": "activation vectors for scores, statistics and strengths",
+    "branch": "half of guidance to learn from: cond, to erase what prompts ask for; uncond, to watch what is drawn",
     "seed": "of everything random",
 }
 """The fields of TrainingConfig that the command line offers."""

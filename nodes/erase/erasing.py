@@ -98,7 +98,12 @@ def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
 def add_erasures(
     hooks: tuple[BlockHook, ...], hookpoint: Hookpoint, sae: LoadedSAE, erasures: tuple[Erasure, ...]
 ) -> tuple[BlockHook, ...]:
-    """The hooks, with these erasures joined to those of the same SAE."""
+    """The hooks, with these erasures joined to those of the same SAE. Raises ValueError if it cannot erase."""
+    if sae.header.branch == "uncond":
+        raise ValueError(
+            f"The SAE '{sae.name}' tells what is drawn (branch uncond), and cannot erase. Use it with Watch Concepts, "
+            "and erase with an SAE of the branch cond."
+        )
     others = []
     for hook in hooks:
         if isinstance(hook.function, EraseFunction) and hook.function.sae is sae:
@@ -112,7 +117,7 @@ def add_erasures(
 def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> ModelPatcher:
     """A clone of the model that erases these concepts, besides those that earlier nodes erase.
 
-    Raises as resolve_sae does.
+    Raises as resolve_sae and add_erasures do.
     """
     erased = with_hooks(model, add_erasures(get_hooks(model), resolve_sae(model, sae), sae, erasures))
     saes = [hook.function.sae for hook in get_hooks(erased) if isinstance(hook.function, EraseFunction)]

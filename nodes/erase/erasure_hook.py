@@ -33,7 +33,7 @@ class ErasureHook(TransformerOptionsHook):
 
     def add_hook_patches(self, model: ModelPatcher, model_options: dict, target_dict, registered) -> bool:
         """Before sampling. Raises ValueError if the SAE is not for this model."""
-        resolve_sae(model, self.sae)
+        add_erasures((), resolve_sae(model, self.sae), self.sae, (self.erasure,))
         registered.add(self)
         encoder = whole_encoder(self.sae)
         if encoder:

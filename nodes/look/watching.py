@@ -30,7 +30,8 @@ class WatchedRun:
     sigmas: torch.Tensor
     """Noise levels at which the model was called, descending, [steps]."""
     z: torch.Tensor
-    """Activations of the concepts' latents in the prompt's half of guidance, [steps, images, terms, positions...]."""
+    """Activations of the concepts' latents in the half of guidance that the SAE reads, [steps, images, terms,
+    positions...]."""
 
     @property
     def bytes(self) -> int:
@@ -56,6 +57,11 @@ class Watch:
             latents = executor(noise, *args, **kwargs)
             if self._calls:
                 self._keep(latents)
+            elif self.sae.header.branch == "uncond":
+                raise ValueError(
+                    f"The SAE '{self.sae.name}' watches the half of guidance that reads no prompt, but the model is "
+                    "not called for that. Set cfg above 1, or watch with an SAE of the branch cond."
+                )
         finally:
             self._calls = None
         return latents
@@ -72,11 +78,12 @@ class Watch:
     @torch.compiler.disable
     def read(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         """The function of the BlockHook; returns x itself."""
-        if self._calls is not None and is_cond.any():
-            maps = x[is_cond]
+        read = is_cond == (self.sae.header.branch == "cond")
+        if self._calls is not None and read.any():
+            maps = x[read]
             z = self._reader(x.device)(maps.flatten(2).float()).unflatten(2, maps.shape[2:]).cpu()
             # several prompts, or several calls at one noise level
-            self._calls[sigma[is_cond][0].item()] += z.split(self._shape[0])
+            self._calls[sigma[read][0].item()] += z.split(self._shape[0])
         return x
 
     def run_of(self, latents: torch.Tensor) -> WatchedRun:

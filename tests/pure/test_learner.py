@@ -10,7 +10,8 @@ from pure.planted import CONCEPTS, plant
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.training.config import TrainingConfig
-from sae_eraser.training.learner import ConceptTask, Learner, logits_and_firing, new_autoencoder
+from sae_eraser.training.learner import Learner, new_autoencoder
+from sae_eraser.training.tasks import ConceptTask, logits_and_firing
 
 PLANTED = plant(range(10))
 MAPS = PLANTED.maps.flatten(0, 1)
@@ -212,7 +213,8 @@ def test_rare_concepts_weigh_more_where_they_are_shown():
     nothing, shown = torch.zeros(2, 1), torch.ones(2, 1)
     for column, weight in enumerate((2, 20**0.5)):
         task = ConceptTask([[0]], ["object"], labels[:, [column]], torch.eye(1))
-        torch.testing.assert_close(task.loss(nothing, nothing, shown, PLAIN), weight * F.softplus(torch.tensor(0.0)))
+        loss = task.loss(nothing, nothing, labels=shown, config=PLAIN)
+        torch.testing.assert_close(loss, weight * F.softplus(torch.tensor(0.0)))
 
 
 def test_the_parts_of_the_concept_loss_are_weighted_as_configured():
@@ -225,7 +227,8 @@ def test_the_parts_of_the_concept_loss_are_weighted_as_configured():
 
     def added(config: TrainingConfig, groups: list[str], similarity: torch.Tensor) -> float:
         task = ConceptTask([[0], [1]], groups, images, similarity)
-        return (task.loss(logits, firing, labels, config) - task.loss(logits, firing, labels, PLAIN)).item()
+        with_parts, without = (task.loss(logits, firing, labels=labels, config=c) for c in (config, PLAIN))
+        return (with_parts - without).item()
 
     assert added(weighed, ["object", "style"], torch.zeros(2, 2)) == pytest.approx(0.5)
     assert added(weighed, ["object", "object"], torch.ones(2, 2)) == pytest.approx(0.5)

@@ -28,7 +28,11 @@ def an_sae():
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Measurement:
     cache = Cache(write_cache(tmp_path_factory.mktemp("planted"), PLANTED))
-    return measure(an_sae(), LATENTS, LabelledImages(cache, HOOKPOINT, list(range(18)), cache.labels(CONCEPTS)))
+    return measure(
+        an_sae(),
+        [[latent] for latent in LATENTS],
+        LabelledImages(cache, HOOKPOINT, list(range(18)), cache.labels(CONCEPTS)),
+    )
 
 
 def test_fvu_and_l0_are_those_of_all_vectors(measured):

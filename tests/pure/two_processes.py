@@ -62,7 +62,8 @@ def first_step(phase: str) -> tuple[dict[str, list], dict[str, float], list[int]
     from sae_eraser.sae_ops.autoencoder import SAEConfig
     from sae_eraser.training import distributed
     from sae_eraser.training.config import TrainingConfig
-    from sae_eraser.training.learner import ConceptTask, Learner, new_autoencoder
+    from sae_eraser.training.learner import Learner, new_autoencoder
+    from sae_eraser.training.tasks import ConceptTask
 
     distributed.start()
     planted = plant(range(10))

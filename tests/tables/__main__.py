@@ -38,7 +38,7 @@ def main() -> None:
     from .bench import FULL, QUICK, Bench
     from .pictures import SAMPLING
     from .records import Records
-    from .saes import HOOKPOINTS, Workplace
+    from .saes import DRAWN_HOOKPOINT, HOOKPOINTS, Workplace
 
     unknown = [name for name in options.tables if name not in TABLES]
     if unknown:
@@ -46,8 +46,8 @@ def main() -> None:
     world = open_world()
     world_id = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()[:12]
     caches = [
-        collect(world, list(HOOKPOINTS.values()), 8, f"tables_{world_id}_{branch}", branch, **SAMPLING)
-        for branch in ("cond", "both")
+        collect(world, [*HOOKPOINTS.values(), *more], 8, f"tables_{world_id}_{branch}", branch, **SAMPLING)
+        for branch, more in (("cond", ()), ("both", (DRAWN_HOOKPOINT,)))
     ]
     kept = OUT / world_id
     bench = Bench(world, Workplace(*caches, kept / "saes"), Records(kept / "records"), QUICK if options.quick else FULL)

@@ -11,8 +11,10 @@ from .saemnesia import saemnesia
 from .saes import GROUPS, supervised, unsupervised
 
 Table = Callable[[Bench], tuple[object, str]]
-ATTACKED = ("nothing", "negative prompt", "SAeUron, best of 21", "SAEmnesia, best of 7", "PER", "SAE Eraser")
-"""Methods in the tables of attacks and of generality."""
+OTHERWISE = ("nothing", "negative prompt", "SAeUron, best of 21", "SAEmnesia, best of 7", "PER", "SAE Eraser")
+"""Methods in the table of generality."""
+ATTACKED = (*OTHERWISE, "SAE Eraser and Concept Guard")
+"""Methods in the tables of attacks."""
 
 
 def one(group: str) -> Table:
@@ -36,7 +38,7 @@ def several_objects(bench: Bench):
 def attacked_by_vectors(bench: Bench):
     size = bench.size
     found = white_box.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench), GROUPS["object"][: size.attacked]),
+        *(bench.world, bench.place, bench.records, chosen_methods(bench, ATTACKED), GROUPS["object"][: size.attacked]),
         **{"prompts": size.prompts, "attack": size.attack, "sae_seed": 0},
     )
     return found, white_box.markdown(found)
@@ -45,7 +47,7 @@ def attacked_by_vectors(bench: Bench):
 def attacked_by_words_and_pictures(bench: Bench):
     size = bench.size
     found = black_box.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench), GROUPS["object"][: size.attacked]),
+        *(bench.world, bench.place, bench.records, chosen_methods(bench, ATTACKED), GROUPS["object"][: size.attacked]),
         **{"pictures": size.prompts, "sae_seed": 0},
     )
     return found, black_box.markdown(found)
@@ -54,7 +56,7 @@ def attacked_by_words_and_pictures(bench: Bench):
 def other_settings(bench: Bench):
     size = bench.size
     found = generality.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench), GROUPS["object"][: size.attacked]),
+        *(bench.world, bench.place, bench.records, chosen_methods(bench, OTHERWISE), GROUPS["object"][: size.attacked]),
         **{"sae_seed": 0},
     )
     return found, generality.markdown(found)
@@ -78,7 +80,7 @@ TABLES: dict[str, Table] = {
 }
 
 
-def chosen_methods(bench: Bench) -> list[ChosenMethod]:
+def chosen_methods(bench: Bench, names: tuple[str, ...]) -> list[ChosenMethod]:
     """Every concept with the setting that was chosen for it alone."""
 
     def fixed(method) -> ChosenMethod:
@@ -88,4 +90,4 @@ def chosen_methods(bench: Bench) -> list[ChosenMethod]:
 
         return ChosenMethod(method.name, sampling)
 
-    return [fixed(method) for method in bench.methods("object", 0) if method.name in ATTACKED]
+    return [fixed(method) for method in bench.methods("object", 0) if method.name in names]

@@ -72,6 +72,7 @@ QUICK = Size(
         "SAEmnesia, best of 7",
         "PER",
         "SAE Eraser",
+        "SAE Eraser and Concept Guard",
     ),
 )
 

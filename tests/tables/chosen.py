@@ -7,6 +7,17 @@ from comfy.model_patcher import ModelPatcher
 
 from shapecanvas.world import World
 
+from .guard import Guard
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How some concepts are erased."""
+
+    model: ModelPatcher
+    negative_prompt: str = ""
+    guard: Guard | None = None
+
 
 @dataclass(frozen=True)
 class ChosenMethod:
@@ -14,11 +25,7 @@ class ChosenMethod:
 
     name: str
     sampling: Callable[[list[str]], dict]
-    """Concepts -> what sampling is to be given: "model", the patched one, and "negative_prompt"; each only if it is not
-    the world's own and empty."""
+    """Concepts -> the fields of Chosen, each only if it is not the world's own, empty, or nothing."""
 
-    def model(self, world: World, concepts: list[str]) -> ModelPatcher:
-        return self.sampling(concepts).get("model", world.model)
-
-    def negative_prompt(self, concepts: list[str]) -> str:
-        return self.sampling(concepts).get("negative_prompt", "")
+    def chosen(self, world: World, concepts: list[str]) -> Chosen:
+        return Chosen(**{"model": world.model, **self.sampling(concepts)})

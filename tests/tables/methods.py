@@ -9,14 +9,16 @@ from sae_eraser.sae_ops.concepts import find_concept
 from sae_eraser.sae_ops.erasure import Erasure
 from shapecanvas.world import World
 
+from .guard import guarded
 from .saemnesia import saemnesia
-from .saes import Workplace, saeuron, scaled, supervised, unsupervised
+from .saes import Workplace, drawn, saeuron, scaled, supervised, unsupervised
 
 MULTIPLIERS = (-1, -5, -10, -15, -20, -25, -30)
 STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.33, 2.0)
 Setting = tuple
 Sampling = dict
-"""What sampling is to be given besides the world's own settings: the model, the negative prompt."""
+"""What sampling is to be given besides the world's own settings: the model, the negative prompt, and a
+guard, if one looks at the pictures."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ def all_methods(world: World, place: Workplace, group: str, seed: int) -> list[M
     def by_ours(concepts, settings):
         return erased(supervised(place, group, seed), concepts, "turn", [strength for (strength,) in settings])
 
+    def by_ours_guarded(concepts, settings):
+        model, guard = guarded(by_ours(concepts, settings)["model"], drawn(place, group, seed), concepts)
+        return {"model": model, "guard": guard}
+
     few = tuple((latents, multiplier) for latents in (1, 2, 3) for multiplier in MULTIPLIERS)
     many = tuple((latents, multiplier) for latents in range(1, 31) for multiplier in MULTIPLIERS)
     return [
@@ -69,5 +75,6 @@ def all_methods(world: World, place: Workplace, group: str, seed: int) -> list[M
         Method("SAEmnesia, best of 7", tuple((multiplier,) for multiplier in MULTIPLIERS), by_saemnesia),
         Method("PER", ((),), by_per),
         Method("SAE Eraser", ((1.0,),), by_ours),
+        Method("SAE Eraser and Concept Guard", ((1.0,),), by_ours_guarded),
         Method("SAE Eraser, best of 6", tuple((strength,) for strength in STRENGTHS), by_ours),
     ]

@@ -10,10 +10,13 @@ from shapecanvas.classifier import Classifier
 from shapecanvas.concepts import OBJECTS, STYLES, pair_prompt
 from shapecanvas.world import World, decode, sample_latents
 
+from .guard import Guard
+
 PAIRS = tuple((o, s) for o in range(len(OBJECTS)) for s in range(len(STYLES)))
 SAMPLING = {**small_world.SAMPLING, "cfg": 9.0}
 """The papers' guidance, which forgives less than the small world's usual 3; a quarter of their steps."""
 BATCH = 96
+NOTHING = -1
 CONFIDENT = 0.5
 """A picture in which no object has this probability is broken."""
 
@@ -36,7 +39,7 @@ class Judged:
     asked: torch.Tensor
     """int [pictures, 2]: object and style."""
     seen: torch.Tensor
-    """The classifier's verdicts, likewise."""
+    """The classifier's verdicts, likewise; NOTHING in pictures that a guard withholds."""
     confidence: torch.Tensor
     """Its probability of the object that it sees."""
     features: torch.Tensor
@@ -58,28 +61,38 @@ def wanted(concepts: list[str], asking_seeds: int, others: int, first_seed: int)
     return Wanted(tuple(pairs), tuple(range(first_seed, first_seed + len(pairs))))
 
 
-def draw(world: World, pictures: Wanted, model=None, prompts: list[str] | None = None, **sampling) -> Judged:
+def draw(
+    world: World, pictures: Wanted, model=None, prompts: list[str] | None = None, guard: Guard | None = None, **sampling
+) -> Judged:
     """Samples and judges. prompts: other words for the same pairs."""
-    words = prompts or pictures.prompts()
-    images = []
+    words, settings = prompts or pictures.prompts(), {**SAMPLING, **sampling}
+    found = []
     for start in range(0, len(words), BATCH):
         part = slice(start, start + BATCH)
-        images.append(
-            decode(
-                world, sample_latents(world, words[part], list(pictures.seeds[part]), model, **{**SAMPLING, **sampling})
-            )
-        )
-    return judged(world.classifier, torch.cat(images), torch.tensor(pictures.pairs))
+        latents = sample_latents(world, words[part], list(pictures.seeds[part]), model, **settings)
+        asked = torch.tensor(pictures.pairs[part])
+        found.append(judged(world.classifier, decode(world, latents), asked, guard(latents) if guard else None))
+    return all_judged(found)
+
+
+def all_judged(parts: list[Judged]) -> Judged:
+    """All of them as one."""
+    return Judged(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Judged)))
 
 
 @torch.inference_mode()
-def judged(classifier: Classifier, images: torch.Tensor, asked: torch.Tensor) -> Judged:
-    """images [pictures, height, width, 3] in 0..1, asked int [pictures, 2]."""
+def judged(
+    classifier: Classifier, images: torch.Tensor, asked: torch.Tensor, withheld: torch.Tensor | None = None
+) -> Judged:
+    """images [pictures, height, width, 3] in 0..1, asked int [pictures, 2]; withheld bool [pictures]: by a guard."""
     features = classifier.features(images.movedim(-1, 1).float())
     objects = classifier.object_head(features).softmax(dim=1)
     styles = classifier.style_head(features)
     confidence, seen = objects.max(dim=1)
-    return Judged(asked, torch.stack([seen, styles.argmax(dim=1)], dim=1), confidence, features.half())
+    seen = torch.stack([seen, styles.argmax(dim=1)], dim=1)
+    if withheld is not None:
+        seen[withheld], confidence[withheld] = NOTHING, 0
+    return Judged(asked, seen, confidence, features.half())
 
 
 def scores(found: Judged, concepts: list[str]) -> dict[str, float]:

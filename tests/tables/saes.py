@@ -19,6 +19,8 @@ from shapecanvas.concepts import OBJECTS, STYLES
 
 GROUPS = {"object": OBJECTS, "style": STYLES}
 HOOKPOINTS = {"object": "mid_block.attentions.0", "style": "up_blocks.0.attentions.1"}
+DRAWN_HOOKPOINT = "up_blocks.0.attentions.0"
+"""Where Concept Guard sees what is drawn."""
 LATENTS, K = 1024, 16
 
 
@@ -47,11 +49,14 @@ def opened(path: Path) -> LoadedSAE:
     return LoadedSAE(path.stem, *load_sae(path))
 
 
-def trained(place: Workplace, cache: Path, kind: str, group: str, seed: int, *options: str) -> LoadedSAE:
+def trained(
+    place: Workplace, cache: Path, kind: str, group: str, seed: int, *options: str, hookpoint: str | None = None
+) -> LoadedSAE:
     """An SAE by `sae-eraser train` with these options, made if it is not there."""
     path = place.path(kind, group, seed)
     if not path.exists():
-        command = ["train", str(cache), "--out", str(path), "--hookpoint", HOOKPOINTS[group], "--groups", group]
+        command = ["train", str(cache), "--out", str(path), "--groups", group]
+        command += ["--hookpoint", hookpoint or HOOKPOINTS[group]]
         command += ["--latents", str(LATENTS), "--k", str(K), "--seed", str(seed), *options]
         if cli.main(command):
             raise SystemExit(f"Could not train {path}.")
@@ -66,6 +71,12 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """Ours."""
     return trained(place, place.both_halves, "supervised", group, seed, "--supervised-steps", "2000")
+
+
+def drawn(place: Workplace, group: str, seed: int) -> LoadedSAE:
+    """That of Concept Guard."""
+    options = ("--branch", "uncond", "--supervised-steps", "2000")
+    return trained(place, place.both_halves, "drawn", group, seed, *options, hookpoint=DRAWN_HOOKPOINT)
 
 
 def means_of_all_latents(place: Workplace, sae: LoadedSAE, group: str) -> tuple[LatentMeans, torch.Tensor]:

@@ -11,7 +11,8 @@ from sae_eraser.nodes.sample.prompt_batch import encode_prompts
 from shapecanvas.world import World, decode
 
 from .chosen import ChosenMethod
-from .pictures import BATCH, SAMPLING, Judged, Wanted, judged
+from .guard import Guard
+from .pictures import BATCH, SAMPLING, Judged, Wanted, all_judged, judged
 
 
 def draw_by(
@@ -29,15 +30,16 @@ def draw_by(
 
     prompts: other words for the same pairs. latents: starts. with_patches: other patches for the same model.
     """
-    model = with_patches(method.model(world, concepts))
+    chosen = method.chosen(world, concepts)
+    model = with_patches(chosen.model)
     words, found = prompts or pictures.prompts(), []
     for begin in range(0, len(words), BATCH):
         part = slice(begin, begin + BATCH)
         start = None if latents is None else latents[part]
         positive = encode_prompts(world.clip, words[part])
-        negative = method.negative_prompt(concepts)
-        found.append(sample_from(world, model, positive, negative, pictures.seeds[part], start, **sampling))
-    return judge_latents(world, torch.cat(found), pictures)
+        drawn = sample_from(world, model, positive, chosen.negative_prompt, pictures.seeds[part], start, **sampling)
+        found.append((drawn, pictures.pairs[part]))
+    return all_judged([judge_latents(world, *of, chosen.guard) for of in found])
 
 
 def sample_from(
@@ -96,7 +98,9 @@ def inverted(world: World, latents: torch.Tensor, positive: list, steps: int) ->
     )
 
 
-def judge_latents(world: World, latents: torch.Tensor, pictures: Wanted) -> Judged:
-    """Decodes and judges them."""
-    images = torch.cat([decode(world, part) for part in latents.split(BATCH)])
-    return judged(world.classifier, images, torch.tensor(pictures.pairs))
+def judge_latents(
+    world: World, latents: torch.Tensor, pairs: tuple[tuple[int, int], ...], guard: Guard | None = None
+) -> Judged:
+    """Decodes the latents of one run and judges them; pairs: (object, style) asked for."""
+    withheld = guard(latents) if guard else None
+    return judged(world.classifier, decode(world, latents), torch.tensor(pairs), withheld)

@@ -17,7 +17,7 @@ from shapecanvas.world import World
 
 from .chosen import ChosenMethod
 from .noise_prediction import differentiable, drawn_latents, levels_of_noise, load, noise_error
-from .pictures import Judged, Wanted, wanted
+from .pictures import Judged, Wanted, all_judged, wanted
 from .records import Records
 from .saes import Workplace
 from .starts import judge_latents, sample_from
@@ -132,12 +132,13 @@ def _pictures(concept: str, count: int) -> Wanted:
 
 def _attacked(world: World, method: ChosenMethod, concept: str, pictures: Wanted, attack: Attack) -> Judged:
     """Its pictures before the attack, then those of every look."""
-    model = method.model(world, [concept])
-    conds, _ = find_vectors(world, model, pictures, attack)
-    negative = method.negative_prompt([concept])
-    latents = [sample_from(world, model, [[cond, {}]], negative, pictures.seeds) for cond in conds]
-    repeated = Wanted(pictures.pairs * len(conds), pictures.seeds * len(conds))
-    return judge_latents(world, torch.cat(latents), repeated)
+    chosen = method.chosen(world, [concept])
+    conds, _ = find_vectors(world, chosen.model, pictures, attack)
+    looks = []
+    for cond in conds:
+        drawn = sample_from(world, chosen.model, [[cond, {}]], chosen.negative_prompt, pictures.seeds)
+        looks.append(judge_latents(world, drawn, pictures.pairs, chosen.guard))
+    return all_judged(looks)
 
 
 def _summary(found: Judged, concept: str, looks: int) -> dict:

@@ -75,7 +75,7 @@ def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 
 def drawn(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """That of Concept Guard."""
-    options = ("--branch", "uncond", "--supervised-steps", "2000")
+    options = ("--branch", "uncond", "--supervised-steps", "4000", "--learning-rate", "2e-3")
     return trained(place, place.both_halves, "drawn", group, seed, *options, hookpoint=DRAWN_HOOKPOINT)
 
 

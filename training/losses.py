@@ -64,11 +64,13 @@ def silence_loss(firing: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def presence_loss(present: torch.Tensor, labels: torch.Tensor, positive_weight: torch.Tensor) -> torch.Tensor:
-    """Squared error of how much of a concept is met against 1 where a picture shows it and 0 elsewhere.
+    """Squared error of how much of a concept is there against 1 where a picture shows it and 0 elsewhere; 1 if nothing
+    were found anywhere.
 
     present [maps, concepts], labels 0/1 likewise; positive_weight [concepts] balances them.
     """
-    return ((present - labels).square() * (1 + (positive_weight - 1) * labels)).mean()
+    weight = 1 + (positive_weight - 1) * labels
+    return ((present - labels).square() * weight).sum() / (labels * weight).sum().clamp(min=1)
 
 
 def guidance_loss(

@@ -14,7 +14,7 @@ def model_input() -> io.Input:
 
 def sae_input(tooltip: str) -> io.Input:
     """The dropdown of SAE files, with that of their concepts, whose tooltip is given."""
-    files = list_saes() or {NONE_INSTALLED: ()}
+    files = list_saes(erasing=True) or {NONE_INSTALLED: ()}
     options = [
         io.DynamicCombo.Option(name, [io.Combo.Input("concept", options=list(concepts), tooltip=tooltip)])
         for name, concepts in files.items()

@@ -34,13 +34,15 @@ class LoadedSAE:
     statistics: ConceptStatistics
 
 
-def list_saes() -> dict[str, tuple[str, ...]]:
+def list_saes(erasing: bool = False) -> dict[str, tuple[str, ...]]:
     """The SAE files of models/sae and their concepts, group by group, without reading weights.
+
+    erasing: only those that can erase.
 
     Concepts of the same name in two groups are written "group: name". Files that are no SAE are left out. Other tools'
     SAEs are in it, by the name of their weights file and without concepts.
     """
-    return {name: listing.concepts for name, listing in _listings().items()}
+    return {name: listing.concepts for name, listing in _listings().items() if listing.erases or not erasing}
 
 
 def list_origins() -> dict[str, dict[str, str]]:
@@ -85,6 +87,7 @@ class _Listing:
     """What a list of files shows of one."""
 
     concepts: tuple[str, ...]
+    erases: bool
     id: str
     url: str
 
@@ -105,9 +108,10 @@ def _listings() -> dict[str, _Listing]:
 @functools.lru_cache(maxsize=512)
 def _listing(path: str, mtime: float, size: int) -> _Listing:
     if not is_sae_file(Path(path)) and recognise(Path(path)):
-        return _Listing((), content_id(path), "")
+        return _Listing((), True, content_id(path), "")
     header = read_header(Path(path))
-    return _Listing(_labels(header.concepts), content_id(path), str(header.training.get("url", "")))
+    erases, url = header.branch == "cond", str(header.training.get("url", ""))
+    return _Listing(_labels(header.concepts), erases, content_id(path), url)
 
 
 def _labels(concepts: tuple[Concept, ...]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ...sae_ops.file import TRAINED_BRANCHES
+
 
 def train_inputs() -> list[io.Input]:
     return [
@@ -51,6 +53,15 @@ def advanced_train_inputs() -> list[io.Input]:
             default="batchtopk",
             advanced=True,
             tooltip="batchtopk: k is the mean over many vectors. topk: it is the number for every vector.",
+        ),
+        io.Combo.Input(
+            "branch",
+            options=list(TRAINED_BRANCHES),
+            default="cond",
+            advanced=True,
+            tooltip="Which half of guidance concepts are learned from. cond: what prompts ask for, to erase it. "
+            "uncond: what is drawn, whatever the prompt says, for Watch Concepts and Concept Guard; collect with "
+            "branch both.",
         ),
         io.Int.Input(
             "vectors",

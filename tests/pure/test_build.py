@@ -1,5 +1,6 @@
 """SAE files made of a cache with planted concepts: they find them, erasing works, one by one or several at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pure.training_runs import train
 from sae_eraser.sae_ops.concepts import detecting_terms
 from sae_eraser.sae_ops.edit import ConceptEdit, Erasure
 from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header
+from sae_eraser.sae_ops.scores import concept_scores
 from sae_eraser.training.cache import CacheSettings, CacheWriter
 
 FAST = ("--latents", "48", "--k", "2", "--unsupervised-steps", "200", "--supervised-steps", "200")
@@ -112,6 +114,23 @@ def test_with_both_halves_cached_erasing_takes_out_what_the_concepts_name_has_br
         assert abs(after[own]) < 0.1 * before[own], concept.name
         assert len(others) >= 2
         torch.testing.assert_close(after[others], before[others], rtol=0.2, atol=0)
+
+
+def test_the_half_of_guidance_without_the_prompt_teaches_what_is_drawn(tmp_path, unseen):
+    """Here that half alone has the concepts, as if no prompt had asked for them."""
+    planted, out = plant(range(25)), tmp_path / "sae.safetensors"
+    drawn = replace(planted, maps=planted.unprompted, unprompted=planted.maps)
+    cache = write_cache(tmp_path / "both", drawn, branch="both")
+    assert train(cache, out, *FAST, "--branch", "uncond") == 0
+    sae, header, statistics = load_sae(out)
+    assert header.branch == "uncond"
+    latents = [latent for concept in header.concepts for latent in concept.latents]
+    assert {len(concept.latents) for concept in header.concepts} == {8} and len(set(latents)) == 5 * 8
+    z = sae.encode(unseen.maps)[..., latents].permute(1, 0, 3, 2)  # [steps, images, terms, positions]
+    scores = concept_scores(z, unseen.sigmas[0], header.concepts, statistics)
+    shown = unseen.labels()[:, [CONCEPTS.index((concept.group, concept.name)) for concept in header.concepts]]
+    assert scores[shown].min() > 0.5 > scores[~shown].max()
+    assert all(concept.facts["balanced_accuracy"] > 0.8 for concept in header.concepts)
 
 
 def test_statistics_tell_pictures_with_a_concept_from_those_without(trained, unseen):

@@ -11,7 +11,7 @@ from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.learner import Learner, new_autoencoder
-from sae_eraser.training.tasks import ConceptTask, logits_and_firing
+from sae_eraser.training.tasks import ConceptTask, DrawnTask, logits_and_firing
 
 PLANTED = plant(range(10))
 MAPS = PLANTED.maps.flatten(0, 1)
@@ -201,6 +201,17 @@ def test_logits_and_firing_are_means_over_positions_of_pre_acts_and_of_their_pos
     pre_acts = sae.pre_acts(MAPS)[..., [5, 0]]
     torch.testing.assert_close(logits, pre_acts.mean(dim=1))
     torch.testing.assert_close(firing, pre_acts.relu().mean(dim=1))
+
+
+def test_what_is_drawn_is_told_by_the_activations_of_all_latents_of_a_concept():
+    sae = random_sae("batchtopk", d=16)
+    sae.threshold.fill_(0.4)
+    task = DrawnTask([[5, 0], [2, 9]], torch.ones(2, 2, dtype=torch.bool), torch.device("cpu"))
+    (there,) = task.read(sae, sae.normalise(MAPS))
+    z = sae.encode(MAPS)
+    assert (sae.pre_acts(MAPS)[..., [5, 0]].relu() != z[..., [5, 0]]).any(), "the threshold must matter here"
+    expected = torch.stack([z[..., own].sum(dim=2).mean(dim=1) for own in ([5, 0], [2, 9])], dim=1) - 0.5
+    torch.testing.assert_close(there, expected)
 
 
 PLAIN = TrainingConfig(decorrelation_weight=0, silence_weight=0)

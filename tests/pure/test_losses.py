@@ -13,6 +13,7 @@ from sae_eraser.training.losses import (
     decorrelation_loss,
     fvu,
     guidance_loss,
+    presence_loss,
     silence_loss,
 )
 
@@ -141,3 +142,11 @@ def test_the_guidance_loss_is_what_latents_of_named_concepts_leave_of_the_differ
                 left -= (z if z > 0.3 else 0) * sae.W_dec[latent]
             expected += left.square().sum()
     torch.testing.assert_close(guidance_loss(sae, x, difference, carriers, labels), expected)
+
+
+def test_the_presence_loss_is_1_if_nothing_is_found_and_0_if_all_is_as_labelled():
+    labels, weight = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]), torch.tensor([2.0, 3.0])
+    assert presence_loss(torch.zeros(3, 2), labels, weight) == 1
+    assert presence_loss(labels, labels, weight) == 0
+    wrong = labels + torch.tensor([[0.5, 0.0], [0.0, -0.3], [0.0, 0.1]])
+    assert presence_loss(wrong, labels, weight).item() == pytest.approx((2 * 0.5**2 + 0.3**2 + 3 * 0.1**2) / 5)

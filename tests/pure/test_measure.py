@@ -1,5 +1,7 @@
 """The measurement of an SAE, against the same numbers computed on all vectors at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,20 @@ def test_fvu_and_l0_are_those_of_all_vectors(measured):
     everything = MAPS.flatten(0, 2)
     assert measured.overall_fvu == pytest.approx(fvu(everything).item(), rel=1e-4)
     assert measured.overall_l0 == pytest.approx((sae.encode(everything) > 0).sum().item() / len(everything))
+
+
+def test_what_is_drawn_is_measured_by_all_latents_of_a_concept_in_the_other_half(tmp_path):
+    swapped = replace(PLANTED, maps=PLANTED.unprompted, unprompted=PLANTED.maps)
+    cache = Cache(write_cache(tmp_path, swapped, branch="both"))
+    images = LabelledImages(cache, HOOKPOINT, list(range(18)), cache.labels(CONCEPTS), "uncond")
+    owned = [[3, 11], [0, 7], [20, 5], [1, 2], [4, 6]]
+    found = measure(an_sae(), owned, images)
+    there = torch.stack([an_sae().encode(MAPS)[..., own].sum(dim=3).mean(dim=2) for own in owned], dim=2)
+    for column in range(5):
+        yes, no = there[LABELS[:, column]][..., column], there[~LABELS[:, column]][..., column]
+        accuracy = ((yes > 0.5).float().mean() + (no <= 0.5).float().mean()) / 2
+        assert found.accuracy[column].item() == pytest.approx(accuracy.item(), abs=1e-6)
+        torch.testing.assert_close(found.firing[column, column], yes.mean())
 
 
 def test_latents_that_fired_nowhere_are_counted(measured):

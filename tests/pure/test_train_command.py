@@ -311,6 +311,19 @@ def test_extending_without_enough_free_latents(cache, tmp_path, refused):
     assert "2 concepts need as many latents, but there are 1 free latents" in refused(cache, "--extend", full)
 
 
+def test_learning_what_is_drawn_needs_the_half_without_the_prompt(cache, refused):
+    message = refused(cache, "--branch", "uncond")
+    assert "the prompt's half of guidance alone" in message and "branch both" in message
+
+
+def test_an_sae_that_tells_what_is_drawn_cannot_be_extended(cache, base, tmp_path, refused):
+    both = write_cache(tmp_path / "both", plant(range(15)), branch="both")
+    assert "branch uncond cannot be extended" in refused(both, "--extend", base, "--branch", "uncond")
+    drawn = tmp_path / "drawn.safetensors"
+    assert train(both, drawn, *QUICK, "--groups", "object", "--branch", "uncond") == 0
+    assert "the branch uncond, not to the branch cond" in refused(both, "--extend", drawn)
+
+
 def test_extending_with_another_size(cache, base, refused):
     message = refused(cache, "--extend", base, "--k", "3", "--activation", "topk")
     assert "leave out --k, --activation" in message

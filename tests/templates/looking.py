@@ -1,12 +1,12 @@
 """Templates that look at concepts while the model samples."""
 
 from .graph import Graph, Node
-from .parts import LOWER, OBJECTS, SAMPLING, SMALL_WORLD, UPPER, ask, decode, draw, load, load_sae, save
+from .parts import DRAWN, LOWER, OBJECTS, SAMPLING, SMALL_WORLD, UPPER, ask, decode, draw, load, load_sae, save
 
 
 def see_where_a_concept_is(graph: Graph) -> None:
     checkpoint = load(graph)
-    watched = watch(graph, checkpoint)
+    watched = watch(graph, checkpoint, OBJECTS)
     asked = ask(graph, checkpoint, (420, 220), "a house in neon style")
     latent, images = draw(graph, checkpoint, watched, (840, UPPER), "Pictures", **asked)
     look = {"watch": watched["watch"], "latent": latent}
@@ -33,7 +33,7 @@ def see_where_a_concept_is(graph: Graph) -> None:
 
 def guard(graph: Graph) -> None:
     checkpoint = load(graph)
-    watched = watch(graph, checkpoint)
+    watched = watch(graph, checkpoint, DRAWN)
     prompts = ("a star in neon style", "a heart in neon style", "a tree in plain style", "a star in plain style")
     sampled = graph.add(
         *("SAEEraser_SamplePrompts", (420, 220), (360, 420)),
@@ -55,18 +55,19 @@ def guard(graph: Graph) -> None:
     save(graph, guarded["IMAGE"], (1200, LOWER), "Guarded")
     graph.note(
         (0, 380),
-        (380, 290),
+        (380, 330),
         "How it works",
         "## Guard\n\n"
         "**Concept Guard** lets no picture through in which one of its concepts was met: it blurs or blackens it, or "
-        "stops the run. The others of the batch stay as they are.\n\n"
-        "1. Choose an SAE made for your checkpoint in **Load SAE**.\n"
+        "stops the run. The others of the batch stay as they are. It goes by what is drawn, whatever the prompt says; "
+        "an **Erase Concept** before **Watch Concepts** leaves it little to do.\n\n"
+        "1. Choose an SAE made for your checkpoint and trained with branch uncond in **Load SAE**.\n"
         "2. Write the concepts, separated by commas.\n"
         "3. Put the node between **VAE Decode** and the node that saves. Any sampler serves in the place of "
         "**Sample Prompts**.\n\n" + SMALL_WORLD,
     )
 
 
-def watch(graph: Graph, checkpoint: Node) -> Node:
-    kind, sae = "SAEEraser_WatchConcepts", load_sae(graph, OBJECTS)
+def watch(graph: Graph, checkpoint: Node, name: str) -> Node:
+    kind, sae = "SAEEraser_WatchConcepts", load_sae(graph, name)
     return graph.add(kind, (420, UPPER), (360, 70), model=checkpoint["MODEL"], sae=sae["SAE"])

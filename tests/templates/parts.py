@@ -4,6 +4,7 @@ from .checkpoints import ADDRESSES, LOADER, SHAPECANVAS
 from .graph import Graph, Node
 
 OBJECTS, STYLES = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_styles.safetensors"
+DRAWN = "sae_shapecanvas_drawn.safetensors"
 SMALL_WORLD = "This template uses ShapeCanvas, the small model of the pack's tests (**make comfy**)."
 SAMPLING = {"steps": 25, "cfg": 3.0, "scheduler": "normal"}
 UPPER, LOWER = 60, 440

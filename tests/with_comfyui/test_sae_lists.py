@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 
+from sae_eraser.nodes.erase.concept_inputs import sae_input
 from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.files.sae_files import content_id, list_origins, list_saes, open_sae
 from sae_eraser.sae_ops.concepts import Concept, find_concept
@@ -24,6 +25,15 @@ def folder(pack, tmp_path, monkeypatch) -> Path:
 def test_concepts_are_listed_group_by_group(folder):
     write_random_sae(folder / "a.safetensors", MID)
     assert list_saes() == {"a.safetensors": ("disc", "box", "silent", "wavy", "grainy")}
+
+
+def test_what_cannot_erase_is_not_offered_for_erasing(folder):
+    write_random_sae(folder / "a.safetensors", MID)
+    write_random_sae(folder / "drawn.safetensors", MID, branch="uncond")
+    assert list(list_saes()) == ["a.safetensors", "drawn.safetensors"]
+    assert list(list_saes(erasing=True)) == ["a.safetensors"]
+    (offered,) = sae_input("").as_dict()["options"]
+    assert offered["key"] == "a.safetensors"
 
 
 def test_namesakes_are_told_apart_and_can_be_chosen_as_listed(folder):

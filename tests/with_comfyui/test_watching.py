@@ -9,9 +9,12 @@ import folder_paths
 import nodes
 import pytest
 import torch
+from comfy.hooks import HookGroup
 
+from sae_eraser.nodes.erase.erasure_hook import erasure_hook
 from sae_eraser.nodes.files.sae_files import open_sae
 from sae_eraser.nodes.look.watching import UnwatchedLatent
+from sae_eraser.sae_ops.erasure import Erasure
 from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.sae_ops.formats import no_statistics
 from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
@@ -88,6 +91,41 @@ def test_only_the_half_of_the_prompt_counts_however_it_is_batched(model, world, 
     split_guidance(monkeypatch)
     split = watch.run_of(sample(patched, steps=1)).z
     torch.testing.assert_close(both, split, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def drawn_sae(comfyui) -> str:
+    """One that tells what is drawn, from the half of guidance without the prompt."""
+    write_random_sae(comfyui.base / "models" / "sae" / "drawn.safetensors", "mid_block.attentions.0", branch="uncond")
+    return "drawn.safetensors"
+
+
+def test_what_is_drawn_is_seen_whatever_the_prompt_says(model, world, sample, drawn_sae, monkeypatch):
+    patched, watch = watched(model, drawn_sae)
+    assert torch.equal(sample(patched), sample(model))
+    first, other, negative = (
+        watch.run_of(sample(patched, steps=1, **{half: encode(world.clip, "a ring in dots style")} if half else {})).z
+        for half in (None, "positive", "negative")
+    )
+    assert first.any() and torch.equal(first, other)
+    assert differs(first, negative)
+    split_guidance(monkeypatch)
+    torch.testing.assert_close(watch.run_of(sample(patched, steps=1)).z, first, rtol=1e-4, atol=1e-4)
+
+
+def test_without_guidance_there_is_no_telling_what_is_drawn(model, sample, drawn_sae):
+    patched, watch = watched(model, drawn_sae)
+    with pytest.raises(ValueError, match="'drawn.safetensors' watches the half.*cfg above 1"):
+        sample(patched, cfg=1.0)
+    assert not watch.runs
+
+
+def test_an_sae_that_tells_what_is_drawn_does_not_erase(model, drawn_sae):
+    with pytest.raises(ValueError, match=r"'drawn.safetensors' tells what is drawn.*cannot erase"):
+        erase(model, sae=drawn_sae)
+    loaded = open_sae(drawn_sae)
+    with pytest.raises(ValueError, match="cannot erase"):
+        erasure_hook(loaded, Erasure(0)).add_hook_patches(model, {}, None, HookGroup())
 
 
 def test_of_several_prompts_the_strongest_counts(model, world, sample):

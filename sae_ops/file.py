@@ -38,12 +38,12 @@ class SAEHeader:
     autoencoder: SAEConfig
     hooked: str = "output"
     """"output": the block's output. "residual": its output minus its input."""
-    branch: str = "cond"
-    """The half of classifier-free guidance that its concepts were learned from. "cond": the prompt's; they can be
-    erased. "uncond": the other; they tell what is drawn, whatever the prompt says."""
     concepts: tuple[Concept, ...] = ()
     training: dict = field(default_factory=dict)
     """Facts for the reader: data, steps, seeds, FVU, L0. Not used for erasing."""
+    branch: str = "cond"
+    """The half of classifier-free guidance that its concepts were learned from. "cond": the prompt's; they can be
+    erased. "uncond": the other; they tell what is drawn, whatever the prompt says."""
 
 
 def save_sae(path: Path, sae: SparseAutoencoder, header: SAEHeader, statistics: ConceptStatistics) -> None:

@@ -100,6 +100,11 @@ def test_an_unknown_hooked_tensor(read, path):
     assert_refused(read, path, "'attention'", "output, residual")
 
 
+def test_an_unknown_branch(read, path):
+    rewrite(path, branch="both")
+    assert_refused(read, path, "'both'", "cond, uncond")
+
+
 @pytest.mark.parametrize("name", ["W_enc", "b_dec", "input_scale", "concepts.overall"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_no_numbers(path, name, value):

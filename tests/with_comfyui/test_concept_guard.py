@@ -7,9 +7,13 @@ from sae_eraser.nodes.look.concept_guard import ConceptGuard
 from sae_eraser.nodes.look.concept_score import THRESHOLD
 from sae_eraser.nodes.look.watching import UnwatchedLatent
 from sae_eraser.sae_ops.concepts import UnknownConcept
-from shapecanvas.concepts import pair_prompt
+from shapecanvas.classifier import classify
+from shapecanvas.concepts import OBJECTS, pair_prompt
 from shapecanvas.world import World, decode, sample_latents
-from with_comfyui.watching import OBJECTS_SAE, watched
+from with_comfyui.sampling import erase
+from with_comfyui.watching import DRAWN_SAE, OBJECTS_SAE, watched
+
+STAR = OBJECTS.index("star")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,21 @@ def test_stopping_names_what_was_met(run):
     with pytest.raises(ValueError, match=r"It met: star \([01]\.\d\d\); allowed is 0.25"):
         guard(run, "star, tree", "stop")
     assert torch.equal(guard(run, "tree", "stop")[0], run[0])
+
+
+def test_what_is_drawn_is_guarded_against_and_not_what_was_asked_for(world: World):
+    """Four stars as the model draws them, and erased: the other SAE meets them in all, by the prompt."""
+    prompts, seeds = [pair_prompt("star", style) for style in ("neon", "plain", "dots", "sketch")], [51, 52, 53, 54]
+    for drawn, model in ((True, world.model), (False, erase(world.model, "star", OBJECTS_SAE, mode="turn"))):
+        model, watch = watched(model, DRAWN_SAE)
+        model, asked = watched(model, OBJECTS_SAE)
+        latents = sample_latents(world, prompts, seeds, model)
+        images = decode(world, latents)
+        objects, _ = classify(world.classifier, images)
+        assert ((objects == STAR) == drawn).all()
+        after, met = guard((images, watch, {"samples": latents}), "star")
+        assert met is drawn and torch.equal(after, torch.zeros_like(images) if drawn else images)
+        assert guard((images, asked, {"samples": latents}), "star")[1]
 
 
 @pytest.mark.parametrize("text", ["", " ,\n"])

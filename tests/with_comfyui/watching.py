@@ -6,6 +6,7 @@ from sae_eraser.nodes.look.watching import Watch
 from with_comfyui.random_files import MID
 
 OBJECTS_SAE, STYLES_SAE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_styles.safetensors"
+DRAWN_SAE = "sae_shapecanvas_drawn.safetensors"
 
 
 def watched(model, sae: str = MID) -> tuple[object, Watch]:

@@ -4,6 +4,7 @@ PYTHONPATH=tests .venv/bin/python -m shapecanvas locate      where concepts are 
 PYTHONPATH=tests .venv/bin/python -m shapecanvas collect     the cache for the SAEs, into output/sae_cache
 PYTHONPATH=tests .venv/bin/python -m shapecanvas calibrate   how far an SAE turns concepts, by what is drawn
 PYTHONPATH=tests .venv/bin/python -m shapecanvas evaluate    the world's pictures, and concepts erased one by one
+PYTHONPATH=tests .venv/bin/python -m shapecanvas detect      how well Concept Score tells what is drawn
 """
 
 import argparse
@@ -33,6 +34,10 @@ def main() -> None:
     evaluate_options.add_argument("--strength", type=float, default=1.0)
     evaluate_options.add_argument("--mode", default="turn")
     evaluate_options.add_argument("--seeds", type=int, default=10, help="pictures of each of the 96 pairs")
+    detect_options = commands.add_parser("detect")
+    detect_options.add_argument("sae", help="file in models/sae")
+    detect_options.add_argument("--seeds", type=int, default=4, help="pictures of each of the 96 pairs")
+    detect_options.add_argument("--cfg", type=float, default=3.0)
     options = parser.parse_args()
 
     BASE.mkdir(exist_ok=True)
@@ -41,6 +46,7 @@ def main() -> None:
     load_pack(BASE)
     from .calibrate import calibrate
     from .collect import collect
+    from .detect import detect
     from .evaluate import evaluate_erasing, evaluate_world
     from .locate import locate
     from .world import open_world
@@ -52,6 +58,10 @@ def main() -> None:
         print(collect(world, options.hookpoints, options.seeds, options.name, options.branch))
     elif options.command == "calibrate":
         calibrate(world, SHAPECANVAS / "weights" / options.sae)
+    elif options.command == "detect":
+        print("| concept | found | mistaken |\n|---|---|---|")
+        for name, row in detect(world, options.sae, options.seeds, cfg=options.cfg).items():
+            print(f"| {name} | {row.found:.1f} | {row.mistaken:.1f} |")
     elif options.sae is None:
         print(evaluate_world(world, options.seeds))
     else:

@@ -82,7 +82,7 @@ class HookedModel:
 
     def __call__(self, executor, x, *args, **kwargs):
         diffusion_model = executor.class_obj.diffusion_model
-        options = _transformer_options(args, kwargs)
+        options = find_transformer_options(args, kwargs)
         around = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options)
         if self in around[1:]:
             return executor(x, *args, **kwargs)
@@ -171,7 +171,8 @@ def _placed(hook: BlockHook, place: Place) -> BlockHook:
     return replace(hook, function=function, takes_place=False)
 
 
-def _transformer_options(args: tuple, kwargs: dict) -> dict:
+def find_transformer_options(args: tuple, kwargs: dict) -> dict:
+    """Those of one call of the model. Raises RuntimeError if it has none."""
     for value in (kwargs.get("transformer_options"), *args):
         if isinstance(value, dict) and "sigmas" in value:
             return value

@@ -10,6 +10,8 @@ import nodes
 import pytest
 import torch
 from comfy.hooks import HookGroup
+from comfy.samplers import calculate_sigmas, sampler_object
+from comfy_extras.nodes_perpneg import PerpNegGuider
 
 from sae_eraser.nodes.erase.erasure_hook import erasure_hook
 from sae_eraser.nodes.files.sae_files import open_sae
@@ -117,6 +119,22 @@ def test_without_guidance_there_is_no_telling_what_is_drawn(model, sample, drawn
     patched, watch = watched(model, drawn_sae)
     with pytest.raises(ValueError, match="'drawn.safetensors' watches the half.*cfg above 1"):
         sample(patched, cfg=1.0)
+    assert not watch.runs
+
+
+def test_a_guider_with_a_third_prompt_cannot_be_watched_for_what_is_drawn(model, world, sample, drawn_sae):
+    prompts = [encode(world.clip, text) for text in ("a star in neon style", "", "a ring in dots style")]
+
+    def perp_neg(watched_model):
+        guider = PerpNegGuider.execute(watched_model, *prompts, 3.0, 1.0).result[0]
+        sigmas = calculate_sigmas(watched_model.get_model_object("model_sampling"), "normal", 2)
+        latents = torch.zeros(1, 16, 8, 8)
+        return guider.sample(torch.randn_like(latents), latents, sampler_object("euler"), sigmas)
+
+    perp_neg(watched(model)[0])
+    patched, watch = watched(model, drawn_sae)
+    with pytest.raises(RuntimeError, match="more than a prompt and a negative prompt"):
+        perp_neg(patched)
     assert not watch.runs
 
 

@@ -346,7 +346,7 @@ def _finished(plan: Plan, order: Order, learner: Learner, carriers: list[list[in
         owned = companions(concept_scores(means), latents, plan.config.concept_latents or CONCEPT_LATENTS, taken)
     turn = GUIDED_TURN if plan.guided else Concept.turn
     statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
-    measurement = measure(sae, carriers, data.validation)
+    measurement = measure(sae, carriers if plan.drawn else [[own] for own, *_ in carriers], data.validation)
     found = tuple(
         Concept(
             name,

@@ -54,15 +54,6 @@ def advanced_train_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="batchtopk: k is the mean over many vectors. topk: it is the number for every vector.",
         ),
-        io.Combo.Input(
-            "branch",
-            options=list(TRAINED_BRANCHES),
-            default="cond",
-            advanced=True,
-            tooltip="Which half of guidance concepts are learned from. cond: what prompts ask for, to erase it. "
-            "uncond: what is drawn, whatever the prompt says, for Watch Concepts and Concept Guard; collect with "
-            "branch both.",
-        ),
         io.Int.Input(
             "vectors",
             default=2048,
@@ -126,5 +117,14 @@ def advanced_train_inputs() -> list[io.Input]:
             default=False,
             advanced=True,
             tooltip="Train without parts of the cache that are missing or damaged.",
+        ),
+        io.Combo.Input(
+            "branch",
+            options=list(TRAINED_BRANCHES),
+            default="cond",
+            advanced=True,
+            tooltip="Which half of guidance concepts are learned from. cond: what prompts ask for, to erase it. "
+            "uncond: what is drawn, whatever the prompt says, for Watch Concepts and Concept Guard; collect with "
+            "branch both.",
         ),
     ]

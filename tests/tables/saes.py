@@ -22,8 +22,6 @@ HOOKPOINTS = {"object": "mid_block.attentions.0", "style": "up_blocks.0.attentio
 DRAWN_HOOKPOINT = "up_blocks.0.attentions.0"
 """Where Concept Guard sees what is drawn."""
 LATENTS, K = 1024, 16
-LONGER = ("--supervised-steps", "4000", "--learning-rate", "2e-3")
-"""The supervised phase of ours."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,12 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """Ours."""
-    return trained(place, place.both_halves, "supervised", group, seed, *LONGER)
+    return trained(place, place.both_halves, "supervised", group, seed, "--supervised-steps", "2000")
 
 
 def drawn(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """That of Concept Guard."""
-    options = ("--branch", "uncond", *LONGER)
+    options = ("--branch", "uncond", "--supervised-steps", "4000", "--learning-rate", "2e-3")
     return trained(place, place.both_halves, "drawn", group, seed, *options, hookpoint=DRAWN_HOOKPOINT)
 
 

@@ -38,8 +38,8 @@ def draw_by(
         start = None if latents is None else latents[part]
         positive = encode_prompts(world.clip, words[part])
         drawn = sample_from(world, model, positive, chosen.negative_prompt, pictures.seeds[part], start, **sampling)
-        found.append((drawn, pictures.pairs[part]))
-    return all_judged([judge_latents(world, *of, chosen.guard) for of in found])
+        found.append(judge_latents(world, drawn, pictures.pairs[part], chosen.guard))
+    return all_judged(found)
 
 
 def sample_from(

@@ -42,7 +42,7 @@ SAVED = "app.graph.nodes.filter(n => n.type === 'SaveImage').every(n => n.imgs?.
 
 def loaders() -> dict:
     """A checkpoint and an SAE, and nothing else."""
-    workflow = json.loads((ROOT / "example_workflows" / "Guard.json").read_text())
+    workflow = json.loads((ROOT / "example_workflows" / "Erase several concepts.json").read_text())
     kept = [node for node in workflow["nodes"] if node["type"] in ("CheckpointLoaderSimple", "SAEEraser_LoadSAE")]
     for output in (output for node in kept for output in node["outputs"]):
         output["links"] = []

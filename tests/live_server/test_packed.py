@@ -37,7 +37,7 @@ def training_graph() -> dict:
     keeping = {"storage": "fp16", "keep_steps": 0, "keep_positions": 0, "sigma_min": 0.0, "sigma_max": 0.0}
     phases = {"latents": 32, "k": 4, "unsupervised_steps": 2, "supervised_steps": 2, "vectors": 64, "maps": 8}
     training = {"activation": "batchtopk", "learning_rate": 0.0, "seed": 0, "memory": 1.0, "checkpoint_minutes": 2.0}
-    flags = {"overwrite": False, "restart": False, "skip_bad_shards": False}
+    flags = {"overwrite": False, "restart": False, "skip_bad_shards": False, "branch": "cond"}
     nodes = {
         "1": ("CheckpointLoaderSimple", {"ckpt_name": "shapecanvas.safetensors"}),
         "2": (

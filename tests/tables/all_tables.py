@@ -11,9 +11,9 @@ from .saemnesia import saemnesia
 from .saes import GROUPS, supervised, unsupervised
 
 Table = Callable[[Bench], tuple[object, str]]
-OTHERWISE = ("nothing", "negative prompt", "SAeUron, best of 21", "SAEmnesia, best of 7", "PER", "SAE Eraser")
-"""Methods in the table of generality."""
-ATTACKED = (*OTHERWISE, "SAE Eraser and Concept Guard")
+UNGUARDED = ("nothing", "negative prompt", "SAeUron, best of 21", "SAEmnesia, best of 7", "PER", "SAE Eraser")
+"""Methods in the table of generality: at cfg 1 there is nothing for a guard to go by."""
+ATTACKED = (*UNGUARDED, "SAE Eraser and Concept Guard")
 """Methods in the tables of attacks."""
 
 
@@ -56,7 +56,7 @@ def attacked_by_words_and_pictures(bench: Bench):
 def other_settings(bench: Bench):
     size = bench.size
     found = generality.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench, OTHERWISE), GROUPS["object"][: size.attacked]),
+        *(bench.world, bench.place, bench.records, chosen_methods(bench, UNGUARDED), GROUPS["object"][: size.attacked]),
         **{"sae_seed": 0},
     )
     return found, generality.markdown(found)

@@ -13,8 +13,8 @@ from .saes import GROUPS, supervised, unsupervised
 Table = Callable[[Bench], tuple[object, str]]
 UNGUARDED = ("nothing", "negative prompt", "SAeUron, best of 21", "SAEmnesia, best of 7", "PER", "SAE Eraser")
 """Methods in the table of generality: at cfg 1 there is nothing for a guard to go by."""
-ATTACKED = (*UNGUARDED, "SAE Eraser and Concept Guard")
-"""Methods in the tables of attacks."""
+COMPARED = (*UNGUARDED, "SAE Eraser and Concept Guard")
+"""Methods in the tables of attacks, and of several objects at once."""
 
 
 def one(group: str) -> Table:
@@ -31,14 +31,14 @@ def search_cost(bench: Bench):
 
 
 def several_objects(bench: Bench):
-    rows = several_concepts(bench, "object")
+    rows = several_concepts(bench, "object", COMPARED)
     return rows, several_concepts_table(rows)
 
 
 def attacked_by_vectors(bench: Bench):
     size = bench.size
     found = white_box.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench, ATTACKED), GROUPS["object"][: size.attacked]),
+        *(bench.world, bench.place, bench.records, chosen_methods(bench, COMPARED), GROUPS["object"][: size.attacked]),
         **{"prompts": size.prompts, "attack": size.attack, "sae_seed": 0},
     )
     return found, white_box.markdown(found)
@@ -47,7 +47,7 @@ def attacked_by_vectors(bench: Bench):
 def attacked_by_words_and_pictures(bench: Bench):
     size = bench.size
     found = black_box.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench, ATTACKED), GROUPS["object"][: size.attacked]),
+        *(bench.world, bench.place, bench.records, chosen_methods(bench, COMPARED), GROUPS["object"][: size.attacked]),
         **{"pictures": size.prompts, "sae_seed": 0},
     )
     return found, black_box.markdown(found)

@@ -1,6 +1,7 @@
 """Tables 1 to 3: one concept erased, several erased at once, and what the search for settings costs."""
 
 import random
+from collections.abc import Sequence
 from statistics import mean, pstdev
 
 from tqdm import tqdm
@@ -37,13 +38,15 @@ def one_concept(bench: Bench, group: str) -> list[dict]:
     return rows
 
 
-def several_concepts(bench: Bench, group: str) -> list[dict]:
+def several_concepts(bench: Bench, group: str, methods: Sequence[str]) -> list[dict]:
     """Several concepts at once, in the order given and in random ones: UA, and what is kept of all others.
 
-    Every concept has the setting that was chosen for it alone.
+    By these methods; every concept has the setting that was chosen for it alone.
     """
     names, rows = list(GROUPS[group]), []
     for method in bench.methods(group, 0):
+        if method.name not in methods:
+            continue
         for order in range(bench.size.orders):
             ordered = names if order == 0 else random.Random(order).sample(names, len(names))
             for count in tqdm(bench.size.at_once, desc=f"{method.name}, order {order}", leave=False):

@@ -7,6 +7,7 @@ on where it was stopped.
 import argparse
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,19 +15,19 @@ from tqdm import tqdm
 from .comfyui_server import ComfyUI, add_comfyui_options, chosen_comfyui
 from .evaluation.classifiers import open_classifier
 from .evaluation.judging import Classifier, Judgement, check_classifier, judge_files, read_pictures
-from .evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing
+from .evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing, withheld_pictures
 from .evaluation.result_page import write_page
 from .evaluation.results import (
-    SCORES,
     Results,
     changes_between,
+    definitions,
     measure_erasure,
     measure_originals,
     table_rows,
     write_results,
 )
 from .evaluation.scores import label_groups
-from .evaluation.settings import ERASING, choose_concepts, keep_settings, read_sampling
+from .evaluation.settings import ERASING, GUARDING, choose_concepts, keep_settings, read_sampling
 from .node_options import SAMPLING, add_node_options
 from .progress import progress_bar
 from .prompts import read_prompts
@@ -53,6 +54,11 @@ def add_command(commands) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the pictures and the results")
     parser.add_argument("--concepts", nargs="+", metavar="NAME", help="default: all of the SAE that the prompts name")
     parser.add_argument("--strengths", nargs="+", type=float, default=[1.0], metavar="S", help="default: 1")
+    parser.add_argument(
+        "--guard",
+        metavar="NAME",
+        help="file in ComfyUI's models/sae with which Concept Guard stands behind every erasure",
+    )
     parser.add_argument("--seeds", type=int, default=1, help="pictures of every prompt (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first picture's; the next has the next one")
     parser.add_argument("--batch-size", type=int, default=4, help="pictures sampled at once (default: 4)")
@@ -68,6 +74,7 @@ def add_command(commands) -> None:
     )
     add_node_options(parser, SAMPLING)
     add_node_options(parser, ERASING)
+    add_node_options(parser, GUARDING)
     add_comfyui_options(parser)
 
 
@@ -86,7 +93,7 @@ def evaluate(options: argparse.Namespace) -> None:
         keep_settings(comfyui, options.out, sampling)
         settings = [Setting(concept, strength) for concept in concepts for strength in dict.fromkeys(options.strengths)]
         results = _run(comfyui, options.out, sampling, settings, classifier, options.confidence)
-    for row in (["group", "concept", "strength", *SCORES], *table_rows(results.erasures)):
+    for row in (["group", "concept", "strength", *definitions(results)], *table_rows(results.erasures)):
         print(" ".join(f"{cell:<10}" for cell in row).rstrip())
     print(f"Table: {options.out / 'evaluation.md'}  Pictures: {options.out / 'evaluation.html'}")
 
@@ -101,7 +108,8 @@ def _run(
         def judged(setting: Setting) -> Judgement:
             sample_missing(comfyui, sampling, setting, out, lambda: progress.show(setting))
             files = picture_files(out, sampling, setting)
-            return judge_files(classifier, files, out / "judged" / f"{setting.name}.safetensors")
+            said = judge_files(classifier, files, out / "judged" / f"{setting.name}.safetensors")
+            return replace(said, withheld=withheld_pictures(files))
 
         originals = judgements[ORIGINAL] = judged(ORIGINAL)
         results = measure_originals(sampling, classifier.name, confidence, len(settings), originals)
@@ -151,8 +159,13 @@ class _Progress:
 
 def _check_numbers(options: argparse.Namespace) -> None:
     for strength in options.strengths:
-        if not (math.isfinite(strength) and strength > 0):
-            raise ValueError(f"--strengths must be above 0, not {strength:g}: at 0 nothing is erased.")
+        if not (math.isfinite(strength) and (strength > 0 or strength == 0 and options.guard)):
+            raise ValueError(
+                f"--strengths must be above 0, not {strength:g}: at 0 nothing is erased. With a --guard 0 is the guard "
+                "alone."
+            )
+    if options.threshold is not None and not options.guard:
+        raise ValueError("--threshold is that of a guard. Name its SAE with --guard.")
     for name in ("seeds", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")

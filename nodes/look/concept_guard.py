@@ -70,9 +70,9 @@ class ConceptGuard(io.ComfyNode):
             )
             raise ValueError(f"Concept Guard has stopped the run. It met: {found}; allowed is {threshold:g}.")
         hidden = torch.zeros_like(image) if action == "black" else blurred(image)
-        return io.NodeOutput(
-            torch.where(met.any(dim=1).to(image.device)[:, None, None, None], hidden, image), bool(met.any())
-        )
+        withheld = met.any(dim=1)
+        shown = torch.where(withheld.to(image.device)[:, None, None, None], hidden, image)
+        return io.NodeOutput(shown, bool(met.any()), ui={"withheld": withheld.tolist()})
 
 
 def blurred(images: torch.Tensor) -> torch.Tensor:

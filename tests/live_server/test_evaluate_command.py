@@ -18,7 +18,7 @@ from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui_server import ComfyUI, run_graph
 from sae_eraser.training.evaluation.judging import read_pictures
 
-SAE = "sae_shapecanvas_objects.safetensors"
+SAE, DRAWN_SAE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_drawn.safetensors"
 OBJECTS, STYLES = ("star", "ring"), ("neon", "dots")
 ROWS = [{"prompt": f"a {o} in {s} style", "object": o, "style": s} for o in OBJECTS for s in STYLES]
 ROWS += [{"prompt": "a house", "object": "house"}, {"prompt": "mosaic style", "style": "mosaic"}]
@@ -124,6 +124,26 @@ def test_another_sampling_does_not_mix_with_what_is_there(server, prompts, evalu
     assert contents(evaluated) == before
 
 
+def test_behind_a_guard_pictures_of_the_concept_are_withheld(server, prompts, tmp_path, capsys):
+    guarded = ("--concepts", "star", "--guard", DRAWN_SAE, "--strengths", "0", "1")
+    assert main(command(server, prompts, tmp_path, *guarded, steps=25)) == 0
+    assert re.search(r"^group .* caught +mistaken$", capsys.readouterr().out, re.MULTILINE)
+    alone, erased = json.loads((tmp_path / "evaluation.json").read_text())["concepts"]
+    assert alone["strength"] == 0 and alone["scores"]["caught"] == alone["scores"]["UA"] == 100
+    assert erased["scores"]["UA"] >= 75 and erased["scores"]["caught"] <= 50
+    assert alone["scores"]["mistaken"] == erased["scores"]["mistaken"] == 0
+    folder = tmp_path / "pictures" / "star at 0"
+    for index in range(12):
+        file = folder / f"{index:05}.png"
+        asked = "star" in ROWS[index % 6]["prompt"]
+        original = read_pictures([tmp_path / "pictures" / "original" / file.name])
+        assert torch.equal(read_pictures([file]), torch.zeros_like(original) if asked else original)
+    before = contents(tmp_path)
+    assert main(command(server, prompts, tmp_path, *guarded, "--threshold", "0.5", steps=25)) == 1
+    assert "sampled with other settings (guard)" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_at_any_moment_it_goes_on_to_the_same_pictures(server, prompts, evaluated, tmp_path, how):
     line = command(server, prompts, tmp_path, "--concepts", "star")
@@ -157,6 +177,9 @@ def test_stopped_at_any_moment_it_goes_on_to_the_same_pictures(server, prompts, 
         ({}, ("--concepts", "tree"), "No prompt is labelled 'tree'"),
         ({"strengths": 0}, (), "--strengths must be above 0"),
         ({"strengths": 11}, ("--concepts", "star"), "ComfyUI refuses this: .*strength"),
+        ({"threshold": 0.5}, (), "--threshold is that of a guard. Name its SAE with --guard"),
+        ({"guard": "none.safetensors"}, ("--concepts", "star"), "ComfyUI refuses this: .*none.safetensors"),
+        ({"guard": "sae_shapecanvas_styles.safetensors"}, ("--concepts", "star"), "SAEEraser_ConceptGuard: .*star"),
         ({"seeds": 0}, (), "--seeds must be at least 1"),
         ({"clip-text": "object"}, (), "--clip-text object: write GROUP=TEXT"),
         ({"classifier": "nothing"}, (), "'nothing' is no classifier"),

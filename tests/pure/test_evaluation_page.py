@@ -1,6 +1,7 @@
 """The table and the page of an evaluation: safe against names, honest about what is wrong and what is missing."""
 
 import re
+from dataclasses import replace
 
 import torch
 
@@ -41,3 +42,25 @@ def test_names_are_text_and_verdicts_are_marked(tmp_path):
         ("not-as-hoped", "&lt;b&gt;|star", "56"),
     ]
     assert page.count(">broken</span>") == 1
+
+
+def test_a_withheld_picture_shows_nothing_and_says_so(tmp_path):
+    prompts = [LabelledPrompt(f"draw {name}", {"object": (name,)}) for name in (*NAMES, *NAMES)]
+    guard = {"sae": "g.safetensors", "threshold": 0.25}
+    sampling = Sampling("m.safetensors", "s.safetensors", prompts, 7, 4, {"width": 64}, {}, guard)
+    setting, right = Setting(NAMES[0], 1.0), (1.0, 0.0, 1.0, 0.0)
+    said = {ORIGINAL: judgement(*right), setting: replace(judgement(*right), withheld=frozenset([0, 1]))}
+    results = measure_originals(sampling, "judge", 0.6, 1, said[ORIGINAL])
+    results.erasures.append(measure_erasure(results, setting, said[ORIGINAL], said[setting], [0.0] * 4))
+    scores = results.erasures[0].scores
+    expected = {"UA": 50, "IRA": 50, "broken": 50, "caught": 50, "mistaken": 50}
+    assert {name: scores[name] for name in expected} == expected
+    write_results(tmp_path, results)
+    write_page(tmp_path, results, said)
+    table, page = ((tmp_path / f"evaluation.{kind}").read_text() for kind in ("md", "html"))
+    for text in (table, page):
+        assert "Concept Guard with g.safetensors, threshold 0.25" in text
+    assert "| unchanged | caught | mistaken |" in table
+    assert "<th class=number>caught<th class=number>mistaken<tr>" in page
+    assert re.findall(r"<span class=([a-z-]+)>. withheld</span>", page) == ["as-hoped", "not-as-hoped"]
+    assert ">broken</span>" not in page

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from ...sae_ops.atomic_write import write_atomically
 
 PICTURES_AT_ONCE = 32
+NOTHING = "nothing, withheld"
+"""Seen in pictures that a guard has blackened."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,20 @@ class Judgement:
     """By group, fp32 [n, classes]."""
     features: torch.Tensor | None
     """What the last layer sees, fp32 [n, d], if the classifier tells."""
+    withheld: frozenset[int] = frozenset()
+    """Indices of pictures that a guard has blackened: whatever the classifier says, they show nothing."""
 
     def seen(self, group: str) -> list[str]:
-        """The likeliest class of every picture."""
-        return [self.classes[group][index] for index in self.probabilities[group].argmax(dim=1).tolist()]
+        """The likeliest class of every picture, NOTHING of those withheld."""
+        classes = [self.classes[group][index] for index in self.probabilities[group].argmax(dim=1).tolist()]
+        return [NOTHING if picture in self.withheld else name for picture, name in enumerate(classes)]
 
     def sure(self) -> dict[str, list[float]]:
-        """By group, the probability of that class."""
-        return {group: values.amax(dim=1).tolist() for group, values in self.probabilities.items()}
+        """By group, the probability of that class, 0 of those withheld."""
+        return {group: self._sure(values.amax(dim=1).tolist()) for group, values in self.probabilities.items()}
+
+    def _sure(self, highest: list[float]) -> list[float]:
+        return [0.0 if picture in self.withheld else value for picture, value in enumerate(highest)]
 
 
 @dataclass(frozen=True)

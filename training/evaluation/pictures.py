@@ -7,17 +7,20 @@ import json
 import re
 import urllib.error
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ...sae_ops.atomic_write import write_atomically
 from ..comfyui_server import GO_ON, ComfyUI, ComfyUIError, run_graph
 from ..prompts import LabelledPrompt
 
-SAMPLE, ERASE = "SAEEraser_SamplePrompts", "SAEEraser_EraseConcept"
+SAMPLE, ERASE, GUARD = "SAEEraser_SamplePrompts", "SAEEraser_EraseConcept", "SAEEraser_ConceptGuard"
+WITHHELD = "withheld"
+"""Noted in the files of pictures that Concept Guard has blackened."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,23 @@ class Sampling:
     """Of Sample Prompts: steps, cfg, sampler_name, scheduler, width, height."""
     erasing: dict
     """Of Erase Concept: mode, branch, start_percent, end_percent."""
+    guard: dict | None = None
+    """Of Concept Guard behind every erasure, if there is one: sae (a file in models/sae), threshold."""
 
 
 def picture_files(out: Path, sampling: Sampling, setting: Setting) -> list[Path]:
     """Where the pictures of a setting are kept, one for every prompt."""
     return [out / "pictures" / setting.name / f"{index:05}.png" for index in range(len(sampling.prompts))]
+
+
+def withheld_pictures(files: Sequence[Path]) -> frozenset[int]:
+    """Indices of those that Concept Guard has blackened."""
+
+    def is_withheld(file: Path) -> bool:
+        with Image.open(file) as picture:
+            return WITHHELD in picture.info
+
+    return frozenset(index for index, file in enumerate(files) if is_withheld(file))
 
 
 def sample_missing(
@@ -77,9 +92,12 @@ def sample_missing(
         images = entry["outputs"]["pictures"]["images"]
         if len(images) != len(batch):
             raise ComfyUIError(f"{sampling.checkpoint} drew {len(images)} pictures for {len(batch)} prompts.")
-        for file, image in zip(batch, images, strict=True):
-            picture = _fetch(comfyui, image)
-            write_atomically(file, functools.partial(picture.save, format="png"))
+        withheld = entry["outputs"].get("guard", {WITHHELD: [False] * len(batch)})[WITHHELD]
+        for file, image, hidden in zip(batch, images, withheld, strict=True):
+            picture, note = _fetch(comfyui, image), PngInfo()
+            if hidden:
+                note.add_text(WITHHELD, str(setting.concept))
+            write_atomically(file, functools.partial(picture.save, format="png", pnginfo=note))
         after_batch()
 
 
@@ -114,4 +132,17 @@ def _graph(sampling: Sampling, setting: Setting, start: int) -> dict:
         inputs = {**sampling.erasing, **chosen, "model": ["checkpoint", 0]}
         graph["erase"] = {"class_type": ERASE, "inputs": inputs}
         graph["sample"]["inputs"]["model"] = ["erase", 0]
+        if sampling.guard:
+            _put_behind_guard(graph, sampling.guard, setting.concept)
     return graph
+
+
+def _put_behind_guard(graph: dict, guard: dict, concept: str) -> None:
+    watching = {"model": ["erase", 0], "sae": ["drawn", 0]}
+    seen = {"image": ["decode", 0], "watch": ["watch", 1], "latent": ["sample", 0]}
+    guarding = {"concepts": concept, "threshold": guard["threshold"], "action": "black"}
+    graph["drawn"] = {"class_type": "SAEEraser_LoadSAE", "inputs": {"sae_name": guard["sae"]}}
+    graph["watch"] = {"class_type": "SAEEraser_WatchConcepts", "inputs": watching}
+    graph["guard"] = {"class_type": GUARD, "inputs": {**seen, **guarding}}
+    graph["sample"]["inputs"]["model"] = ["watch", 0]
+    graph["pictures"]["inputs"]["images"] = ["guard", 0]

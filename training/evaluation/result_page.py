@@ -9,8 +9,8 @@ from ..page import write_html
 from ..prompts import LabelledPrompt
 from .judging import Judgement
 from .pictures import ORIGINAL, Sampling, Setting, picture_files
-from .results import SCORES, ErasureResult, Results, best, definitions, introduction, number, table_rows
-from .scores import is_broken
+from .results import ErasureResult, Results, best, definitions, introduction, number, table_rows
+from .scores import is_broken, mentions
 
 SHOWN = 6
 """Pairs of pictures in a row."""
@@ -42,7 +42,7 @@ def write_page(out: Path, results: Results, judgements: dict[Setting, Judgement]
 
 
 def _table(results: Results) -> str:
-    names = "".join(f"<th class=number>{name}" for name in SCORES)
+    names = "".join(f"<th class=number>{name}" for name in definitions(results))
     rows = []
     for group, concept, strength, *scores in table_rows(results.erasures):
         kind = " class=mean" if concept == "mean" else ""
@@ -100,7 +100,13 @@ class _Pairs:
         verdicts = [self._verdict(group, prompt, side, said.seen(group)[index], sure[group]) for group in prompt.labels]
         if is_broken(prompt, sure, self._confidence):
             verdicts.append("<span class=not-as-hoped>broken</span>")
+        if index in said.withheld:
+            verdicts = [self._withheld(prompt)]
         return f"<figure>{picture}<figcaption>{side}<br>{'<br>'.join(verdicts)}</figcaption></figure>"
+
+    def _withheld(self, prompt: LabelledPrompt) -> str:
+        hoped = mentions(prompt, str(self._erasure.concept))
+        return "<span class=as-hoped>✓ withheld</span>" if hoped else "<span class=not-as-hoped>✗ withheld</span>"
 
     def _verdict(self, group: str, prompt: LabelledPrompt, side: str, seen: str, confidence: float) -> str:
         """What is seen, and whether that is as hoped: of the erased concept anything else, else what was asked for."""

@@ -15,6 +15,7 @@ from .scores import (
     broken_share,
     erasure_scores,
     frechet_distance,
+    guard_scores,
     label_groups,
     mean_scores,
     mentions,
@@ -34,6 +35,13 @@ SCORES = {
     "unchanged": "per cent of these pictures that are the same as the original, bit for bit",
 }
 """The scores and what they mean; None where no picture counts."""
+GUARD_SCORES = {
+    "caught": "per cent of the pictures asked for the concept that Concept Guard withholds; they count as not showing "
+    "it, and as broken",
+    "mistaken": "per cent of the pictures where neither label nor text mentions it that are withheld; they count as "
+    "wrong, and as broken",
+}
+"""Besides, behind a guard."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,8 @@ def measure_erasure(
         "drift": sum(elsewhere) / len(elsewhere) if elsewhere else None,
         "unchanged": 100 * sum(change == 0 for change in elsewhere) / len(elsewhere) if elsewhere else None,
     }
+    if results.sampling.guard:
+        scores |= guard_scores(prompts, erased.withheld, group, concept)
     before = erasure_scores(prompts, seen_before, group, concept)
     return ErasureResult(group, concept, setting.strength, scores, before, changes)
 
@@ -121,9 +131,9 @@ def means(erasures: Sequence[ErasureResult]) -> dict[tuple[str, str], dict[str, 
         for strength in strengths:
             rows = [erasure.scores for erasure in of_group if erasure.strength == strength]
             if rows:
-                found[group, f"{strength:g}"] = mean_scores(rows, tuple(SCORES))
+                found[group, f"{strength:g}"] = mean_scores(rows)
         if len(strengths) > 1:
-            found[group, "best"] = mean_scores([erasure.scores for erasure in best(of_group)], tuple(SCORES))
+            found[group, "best"] = mean_scores([erasure.scores for erasure in best(of_group)])
     return found
 
 
@@ -153,6 +163,11 @@ def introduction(results: Results) -> list[str]:
         f"Settings tried: {done} ({each}).",
         f"Right without erasing: {accuracies}; broken: {number(results.original_broken)} %.",
     ]
+    if guard := sampling.guard:
+        sentences.append(
+            f"Behind every erasure Concept Guard with {guard['sae']}, threshold {guard['threshold']:g}, withholds "
+            "pictures of the concept."
+        )
     if done < results.planned:
         sentences.append(f"Not finished: {results.planned - done} of {results.planned} settings are still to come.")
     if len(strengths) > 1:
@@ -161,7 +176,9 @@ def introduction(results: Results) -> list[str]:
 
 
 def definitions(results: Results) -> dict[str, str]:
-    return SCORES | {"broken": SCORES["broken"].replace("the confidence", f"the confidence {results.confidence:g}")}
+    """Of the scores in these results, in the order in which erasures have them."""
+    broken = SCORES["broken"].replace("the confidence", f"the confidence {results.confidence:g}")
+    return SCORES | {"broken": broken} | (GUARD_SCORES if results.sampling.guard else {})
 
 
 def number(value: float | None) -> str:
@@ -194,11 +211,12 @@ def write_results(out: Path, results: Results) -> None:
 
 
 def _markdown(results: Results) -> str:
+    meanings = definitions(results)
     lines = ["# Erasing with " + results.sampling.sae, "", *introduction(results), ""]
-    lines += ["| group | concept | strength | " + " | ".join(SCORES) + " |", "|---" * (len(SCORES) + 3) + "|"]
+    lines += ["| group | concept | strength | " + " | ".join(meanings) + " |", "|---" * (len(meanings) + 3) + "|"]
     for row in table_rows(results.erasures):
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
-    lines += ["", *(f"- {name}: {text}." for name, text in definitions(results).items()), ""]
+    lines += ["", *(f"- {name}: {text}." for name, text in meanings.items()), ""]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """The numbers of an evaluation: what an erasure takes out, what it leaves right, and how far it moves the pictures."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 
@@ -41,6 +41,18 @@ def erasure_scores(
         "IRA": _per_cent(_mean(kept)),
         "CRA": _per_cent(_mean(crossed)),
     }
+
+
+def guard_scores(
+    prompts: Sequence[LabelledPrompt], withheld: Container[int], group: str, concept: str
+) -> dict[str, float | None]:
+    """Per cent of the pictures that a guard against the concept withholds; None where no picture counts.
+
+    caught: of those asked for it, by label; mistaken: of those that never mention it.
+    """
+    asked = [float(i in withheld) for i, prompt in enumerate(prompts) if concept in prompt.labels.get(group, ())]
+    elsewhere = [float(i in withheld) for i, prompt in enumerate(prompts) if not mentions(prompt, concept)]
+    return {"caught": _per_cent(_mean(asked)), "mistaken": _per_cent(_mean(elsewhere))}
 
 
 def label_groups(prompts: Sequence[LabelledPrompt]) -> dict[str, list[str]]:
@@ -115,6 +127,6 @@ def _per_cent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def mean_scores(rows: Sequence[Mapping[str, float | None]], names: Sequence[str]) -> dict[str, float | None]:
-    """The mean of every named score over the rows that have it."""
-    return {name: _mean([row[name] for row in rows]) for name in names}
+def mean_scores(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of every score over the rows, all of the same scores, that have it."""
+    return {name: _mean([row[name] for row in rows]) for name in rows[0]}

@@ -10,7 +10,7 @@ from ...sae_ops.atomic_write import write_atomically
 from ..comfyui_server import ComfyUI, ComfyUIError, default_inputs, node_schema
 from ..node_options import SAMPLING, NodeOption, given_inputs
 from ..prompts import LabelledPrompt
-from .pictures import ERASE, SAMPLE, Sampling
+from .pictures import ERASE, GUARD, SAMPLE, Sampling
 
 ERASING: tuple[NodeOption, ...] = (
     ("--mode", "mode", str, "how Erase Concept edits, e.g. scale or replace"),
@@ -19,6 +19,8 @@ ERASING: tuple[NodeOption, ...] = (
     ("--end-percent", "end_percent", float, "erase up to this share of the sampling"),
 )
 """Inputs of Erase Concept that are options."""
+GUARDING: tuple[NodeOption, ...] = (("--threshold", "threshold", float, "score above which the guard withholds"),)
+"""Inputs of Concept Guard that are options."""
 
 
 def choose_concepts(comfyui: ComfyUI, sae: str, wanted: list[str] | None, groups: dict[str, list[str]]) -> list[str]:
@@ -73,13 +75,16 @@ def read_sampling(comfyui: ComfyUI, options: argparse.Namespace, prompts: list[L
         options.batch_size,
         inputs(SAMPLE, SAMPLING),
         inputs(ERASE, ERASING),
+        {"sae": options.guard, **inputs(GUARD, GUARDING)} if options.guard else None,
     )
 
 
 def keep_settings(comfyui: ComfyUI, out: Path, sampling: Sampling) -> None:
     """Notes what the pictures depend on. Raises ValueError if the folder holds pictures of something else."""
-    files = {"checkpoints": sampling.checkpoint, "sae": sampling.sae}
-    stamps = {f"file {name}": _stamp(comfyui, folder, name) for folder, name in files.items()}
+    files = [("checkpoints", sampling.checkpoint), ("sae", sampling.sae)]
+    if sampling.guard:
+        files.append(("sae", sampling.guard["sae"]))
+    stamps = {f"file {name}": _stamp(comfyui, folder, name) for folder, name in files}
     now = json.loads(json.dumps(asdict(sampling) | stamps))
     path = out / "sampling.json"
     if path.is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .build import Made
+from .finish import Made
 from .page import write_html
 
 

@@ -11,10 +11,12 @@ from tqdm import tqdm
 from ..sae_ops.autoencoder import SAEConfig
 from ..sae_ops.file import TRAINED_BRANCHES, read_header
 from . import distributed
-from .build import Made, Order, build_saes, plan_training
+from .build import build_saes
 from .cache import Cache
 from .config import ASSIGNMENTS, PRECISIONS, TrainingConfig
+from .finish import Made
 from .info_command import show
+from .plan import Order, plan_training
 from .report import write_report
 from .train_progress import CHECK, PROGRESS, TrainProgress
 

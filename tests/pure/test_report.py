@@ -13,7 +13,7 @@ from pure.training_runs import train
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.sae_ops.concepts import Concept
 from sae_eraser.sae_ops.file import SAEHeader, load_sae
-from sae_eraser.training.build import Made
+from sae_eraser.training.finish import Made
 from sae_eraser.training.measure import Measurement
 from sae_eraser.training.phases import RECONSTRUCT, SUPERVISE, Track
 from sae_eraser.training.report import write_report

@@ -1,0 +1,93 @@
+"""The last step of training: threshold, statistics, multipliers and measurement, and the SAE's file."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..sae_ops.concepts import Concept
+from ..sae_ops.file import SAEHeader, save_sae
+from . import distributed
+from .assign import companions, concept_scores, latent_means
+from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
+from .extend import joined
+from .hookpoint_data import HookpointData
+from .learner import Learner
+from .measure import Measurement, measure
+from .phases import Track
+from .plan import Order, Plan
+
+GUIDED_TURN = 1.7
+"""Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """One SAE that was made, for the report."""
+
+    out: Path
+    header: SAEHeader
+    measurement: Measurement
+    track: Track
+
+
+def finish(
+    plan: Plan, order: Order, learner: Learner, carriers: list[list[int]], data: HookpointData, track: Track
+) -> Made:
+    """What training is followed by; writes the file. carriers: the latents of each concept that have learned it."""
+    sae, base = learner.sae.requires_grad_(False), plan.base
+    if base is None:
+        estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
+    images = plan.without_other_labels(data.training)
+    means = latent_means(sae, images)
+    owned = [tuple(own) for own in carriers]
+    if not (plan.guided or plan.drawn):
+        latents = [own for own, *_ in carriers]
+        taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
+        owned = companions(concept_scores(means), latents, plan.latents_each(sae.config.n_latents), taken)
+    turn = GUIDED_TURN if plan.guided else Concept.turn
+    statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
+    measurement = measure(sae, carriers if plan.drawn else [[own] for own, *_ in carriers], data.validation)
+    found = tuple(
+        Concept(
+            name,
+            group,
+            own,
+            typical_multiplier(means, index, own[0], turn),
+            turn,
+            first_detects=not plan.drawn,
+            facts={"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)},
+        )
+        for index, ((group, name), own, accuracy, separation) in enumerate(
+            zip(plan.concepts, owned, measurement.accuracy, measurement.separation, strict=True)
+        )
+    )
+    header = _header(plan, order, found, measurement)
+    if base is not None:
+        old = base.header
+        header = replace(header, concepts=old.concepts + found, training={**header.training, "extended": old.training})
+        statistics = joined(base.statistics, statistics)
+    if distributed.rank() == 0:
+        save_sae(order.out, sae, header, statistics)
+    return Made(order.out, header, measurement, track)
+
+
+def _header(plan: Plan, order: Order, concepts: tuple[Concept, ...], measurement: Measurement) -> SAEHeader:
+    settings = plan.cache.settings
+    return SAEHeader(
+        hookpoint=order.hookpoint,
+        model_family=settings.model_family,
+        autoencoder=order.sae,
+        hooked=settings.hooked,
+        branch=plan.config.branch,
+        concepts=concepts,
+        training={
+            **asdict(plan.config),
+            "cache": plan.cache.digest,
+            "sampling": settings.sampling,
+            "images": len(plan.cache.images),
+            "validation": {
+                "fvu": round(measurement.overall_fvu, 4),
+                "l0": round(measurement.overall_l0, 2),
+                "never_fired": measurement.never_fired,
+            },
+        },
+    )

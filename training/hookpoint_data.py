@@ -1,0 +1,54 @@
+"""What one hookpoint of the cache gives to learn from, and to judge by."""
+
+from dataclasses import dataclass
+
+import torch
+
+from . import distributed
+from .data import LabelledImages, choose_images
+from .plan import Plan
+from .stream import Stream, held_out, readable
+
+VALIDATION_VECTORS = 16_384
+
+
+@dataclass(frozen=True)
+class HookpointData:
+    """What is kept at hand of it."""
+
+    stream: Stream
+    training: LabelledImages
+    validation: LabelledImages
+    maps: torch.Tensor
+    """Held-out maps, fp32 [maps, positions, d]; the same without the prompt, if they are there; their labels."""
+    unprompted: torch.Tensor | None
+    labels: torch.Tensor
+    """[maps, labels]."""
+
+
+def read_hookpoint(plan: Plan, hookpoint: str, memory: int) -> HookpointData:
+    cache, concepts, config = plan.cache, plan.concepts, plan.config
+    valid, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
+    stream = Stream(cache, hookpoint, training, buffer_bytes=memory, seed=config.seed)
+    _, positions, _ = cache.shape(hookpoint)
+    held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
+    maps, unprompted, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
+    maps, unprompted = learned_from(plan, maps, unprompted)
+    return HookpointData(
+        stream,
+        choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors, config.branch),
+        choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4, config.branch),
+        maps,
+        unprompted,
+        cache.labels(plan.labels)[images].float(),
+    )
+
+
+def learned_from(
+    plan: Plan, maps: torch.Tensor, unprompted: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The maps that concepts are learned from, and with the guidance loss those that they are compared with."""
+    device = distributed.device()
+    if unprompted is None or not (plan.drawn or plan.guided):
+        return maps.to(device), None
+    return (unprompted.to(device), None) if plan.drawn else (maps.to(device), unprompted.to(device))

@@ -1,0 +1,118 @@
+"""What is to be trained on what, checked before anything starts."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..sae_ops.autoencoder import SAEConfig
+from .cache import Cache, CacheError
+from .config import TrainingConfig
+from .data import LabelledImages
+from .extend import Base, open_base
+from .stream import held_out, readable
+
+CONCEPT_LATENTS, GUIDED_LATENTS = 8, 24
+"""Of every concept, if nothing else is asked for; the second with the guidance loss."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One SAE to be made."""
+
+    hookpoint: str
+    sae: SAEConfig
+    out: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained on what, checked."""
+
+    cache: Cache
+    orders: list[Order]
+    concepts: list[tuple[str, str]]
+    """(group, name) of every concept to be trained."""
+    config: TrainingConfig
+    base: Base | None
+    """An SAE whose concepts all stay; only latents for others are trained, and all else in it keeps its values."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether concepts' latents learn what prompts bring, by the guidance loss."""
+        trains = self.config.supervised_steps > 0 and self.config.guidance_weight > 0
+        return trains and self.cache.halves == 2 and self.base is None and not self.drawn
+
+    @property
+    def drawn(self) -> bool:
+        """Whether concepts' latents learn what is drawn, from the half of guidance that reads no prompt."""
+        return self.config.branch == "uncond"
+
+    @property
+    def labels(self) -> list[tuple[str, str]]:
+        """The concepts first; with the guidance loss also all others that the prompts name, which are not written."""
+        named = [(group, name) for group, names in self.cache.groups().items() for name in names]
+        return self.concepts + [label for label in named if self.guided and label not in self.concepts]
+
+    def latents_each(self, n_latents: int) -> int:
+        """How many of the SAE's latents every label has."""
+        usual = GUIDED_LATENTS if self.guided else CONCEPT_LATENTS
+        return self.config.concept_latents or max(1, min(usual, n_latents // len(self.labels)))
+
+    def without_other_labels(self, images: LabelledImages) -> LabelledImages:
+        """The images, labelled with the concepts alone."""
+        return replace(images, labels=images.labels[:, : len(self.concepts)])
+
+
+def plan_training(
+    cache: Cache, orders: list[Order], config: TrainingConfig, *, groups: list[str] | None, extend: Path | None
+) -> Plan:
+    """One latent for every label of these groups (None: of all), or for those that the SAE to extend does not know.
+
+    Raises CacheError if the cache has no such labels, or too few images with or without one; ValueError if an SAE has
+    too few latents for them, or does not fit the cache.
+    """
+    base = open_base(extend, cache, orders[0].hookpoint) if extend else None
+    plan = Plan(cache, orders, _concepts(cache, groups, base), config, base)
+    if plan.drawn and cache.halves < 2:
+        raise CacheError(
+            f"{cache.folder} holds the prompt's half of guidance alone, but what is drawn is learned from the other "
+            "half. Collect again with the branch both."
+        )
+    if plan.drawn and base is not None:
+        raise ValueError("An SAE of the branch uncond cannot be extended. Train a new one on all concepts.")
+    check_examples(plan)
+    for order in orders:
+        room = int(base.free_latents().sum()) if base else order.sae.n_latents
+        if room < len(plan.concepts):
+            free = "free latents of the SAE to extend" if base else "latents"
+            raise ValueError(f"{len(plan.concepts)} concepts need as many latents, but there are {room} {free}.")
+    return plan
+
+
+def check_examples(plan: Plan) -> None:
+    """Raises CacheError if a concept is in all or none of the images to train or to validate with."""
+    cache = plan.cache
+    masks = {"training": readable(cache) & ~held_out(cache), "validation": readable(cache) & held_out(cache)}
+    for part, mask in masks.items():
+        shown = cache.labels(plan.concepts)[mask]
+        for (group, name), column in zip(plan.concepts, shown.T, strict=True):
+            if not 0 < column.sum() < len(shown):
+                raise CacheError(
+                    f"'{name}' ({group}) is in {int(column.sum())} of the {len(shown)} {part} images, but there must "
+                    "be images with it and without it. Collect more prompts and seeds."
+                )
+
+
+def _concepts(cache: Cache, groups: list[str] | None, base: Base | None) -> list[tuple[str, str]]:
+    labels = cache.groups()
+    if not labels:
+        raise CacheError(
+            f"{cache.folder} has no labels, so there is no concept to find. Collect with labelled prompts."
+        )
+    for group in groups or ():
+        if group not in labels:
+            raise CacheError(f"{cache.folder} has no labels of a group '{group}'. It has: {', '.join(labels)}.")
+    known = {(concept.group, concept.name) for concept in base.header.concepts} if base else set()
+    concepts = [(g, name) for g in dict.fromkeys(groups or labels) for name in labels[g] if (g, name) not in known]
+    if not concepts:
+        raise CacheError(f"{cache.folder} has no label that the SAE does not know already. There is nothing to add.")
+    return concepts

@@ -49,8 +49,9 @@ def main() -> None:
         collect(world, [*HOOKPOINTS.values(), *more], 8, f"tables_{world_id}_{branch}", branch, **SAMPLING)
         for branch, more in (("cond", ()), ("both", (DRAWN_HOOKPOINT,)))
     ]
-    kept = OUT / world_id
-    bench = Bench(world, Workplace(*caches, kept / "saes"), Records(kept / "records"), QUICK if options.quick else FULL)
+    size = QUICK if options.quick else FULL
+    kept = OUT / f"{world_id}{'_quick' if options.quick else ''}"
+    bench = Bench(world, Workplace(*caches, kept / "saes", size.steps), Records(kept / "records"), size)
     for name in options.tables or TABLES:
         found, table = TABLES[name](bench)
         path = OUT / f"{name}{'_quick' if options.quick else ''}.json"

@@ -19,14 +19,15 @@ COMPARED = (*UNGUARDED, "SAE Eraser and Concept Guard")
 
 def one(group: str) -> Table:
     def table(bench: Bench):
-        rows = one_concept(bench, group)
+        rows = one_concept(bench, group, GROUPS[group][: bench.size.concepts], bench.size.seeds)
         return rows, one_concept_table(rows)
 
     return table
 
 
 def search_cost(bench: Bench):
-    rows = one_concept(bench, "object")
+    size = bench.size
+    rows = one_concept(bench, "object", GROUPS["object"][: size.searched], 1, size.most_settings)
     return rows, search_cost_table(rows)
 
 
@@ -56,8 +57,14 @@ def attacked_by_words_and_pictures(bench: Bench):
 def other_settings(bench: Bench):
     size = bench.size
     found = generality.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench, UNGUARDED), GROUPS["object"][: size.attacked]),
-        **{"sae_seed": 0},
+        *(
+            bench.world,
+            bench.place,
+            bench.records,
+            chosen_methods(bench, UNGUARDED),
+            GROUPS["object"][: size.resampled],
+        ),
+        **{"lora_steps": size.lora_steps, "sae_seed": 0},
     )
     return found, generality.markdown(found)
 

@@ -15,6 +15,8 @@ from .white_box import Attack
 
 SEARCH_FROM, TEST_FROM = 2_000_000, 0
 """First seeds of the pictures by which settings are chosen, and of those that are reported."""
+USUAL_SEARCH = 21
+"""Methods that try more settings than this are in the table of what the search costs alone."""
 
 
 @dataclass(frozen=True)
@@ -23,57 +25,64 @@ class Size:
 
     seeds: int
     """SAEs are trained with so many seeds, and each is measured on pictures of its own."""
+    steps: int
+    """Supervised ones, of our SAEs."""
     concepts: int
     """So many of each group, from the first on."""
     search: tuple[int, int]
     """For a setting: pictures of every pair that asks for the concept, and pictures of other pairs."""
     test: tuple[int, int]
     """For what is reported, likewise."""
+    searched: int
+    """So many objects tell what the search for settings costs."""
+    most_settings: int
+    """Tried there for one of them."""
     at_once: tuple[int, ...]
     """So many objects are erased together."""
     orders: int
     """The order given, and random ones."""
     attacked: int
-    """So many objects are attacked, and sampled with other settings."""
+    """So many objects are attacked."""
     prompts: int
     """For each of them."""
     attack: Attack
-    methods: tuple[str, ...] | None = None
-    """None is all."""
+    resampled: int
+    """So many objects are sampled with other settings."""
+    lora_steps: int
+    """Of the LoRA with which they are."""
 
 
 FULL = Size(
     seeds=3,
+    steps=2000,
     concepts=len(OBJECTS),
     search=(3, 24),
     test=(4, 88),
+    searched=4,
+    most_settings=210,
     at_once=tuple(range(1, 10)),
     orders=4,
     attacked=12,
     prompts=24,
     attack=Attack(),
+    resampled=4,
+    lora_steps=300,
 )
 QUICK = Size(
     seeds=1,
-    concepts=3,
-    search=(2, 16),
-    test=(4, 48),
+    steps=500,
+    concepts=2,
+    search=(1, 16),
+    test=(2, 24),
+    searched=1,
+    most_settings=USUAL_SEARCH,
     at_once=(1, 3),
     orders=1,
     attacked=1,
     prompts=8,
     attack=Attack(looks=(50,)),
-    methods=(
-        "nothing",
-        "negative prompt",
-        "SAeUron, 1 setting",
-        "SAeUron, best of 21",
-        "SAEmnesia, 1 setting",
-        "SAEmnesia, best of 7",
-        "PER",
-        "SAE Eraser",
-        "SAE Eraser and Concept Guard",
-    ),
+    resampled=1,
+    lora_steps=100,
 )
 
 
@@ -86,9 +95,9 @@ class Bench:
     records: Records
     size: Size
 
-    def methods(self, group: str, seed: int) -> list[Method]:
+    def methods(self, group: str, seed: int, most_settings: int = USUAL_SEARCH) -> list[Method]:
         found = all_methods(self.world, self.place, group, seed)
-        return [method for method in found if self.size.methods is None or method.name in self.size.methods]
+        return [method for method in found if len(method.settings) <= most_settings]
 
     def measured(self, method: Method, seed: int, group: str, concepts: list[str], settings: list[Setting], test: bool):
         """Pictures of this erasure, by settings[i] for concepts[i]: those to be reported, or those to choose by."""

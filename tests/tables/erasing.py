@@ -6,21 +6,19 @@ from statistics import mean, pstdev
 
 from tqdm import tqdm
 
-from .bench import Bench
+from .bench import USUAL_SEARCH, Bench
 from .saes import GROUPS
 
-WIDE = 100
-"""A search among more settings than this is made with the first seed alone."""
 
-
-def one_concept(bench: Bench, group: str) -> list[dict]:
+def one_concept(
+    bench: Bench, group: str, concepts: Sequence[str], seeds: int, most_settings: int = USUAL_SEARCH
+) -> list[dict]:
     """For every method UA, IRA, CRA and their mean: means over concepts, then mean and spread over seeds."""
-    concepts = GROUPS[group][: bench.size.concepts]
     rows = []
-    for method in bench.methods(group, 0):
+    for method in bench.methods(group, 0, most_settings):
         by_seed, settings = [], {}
-        for seed in range(1 if len(method.settings) > WIDE else bench.size.seeds):
-            (own,) = [m for m in bench.methods(group, seed) if m.name == method.name]
+        for seed in range(seeds):
+            (own,) = [m for m in bench.methods(group, seed, most_settings) if m.name == method.name]
             found = []
             for concept in tqdm(concepts, desc=f"{method.name}, seed {seed}", leave=False):
                 setting = bench.chosen(own, seed, group, concept)

@@ -17,6 +17,7 @@ from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
 
 from ...sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
 from ...sae_ops.masks import Place
+from .halves import are_prompted, note_halves, note_prompts
 from .places import find_place, note_sampled
 from .streams import Stream, picture_stream
 
@@ -62,11 +63,13 @@ def get_hooks(model: ModelPatcher) -> tuple[BlockHook, ...]:
 def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatcher:
     """A clone of the model with exactly these hooks; the model given stays as it is."""
     clone = model.clone()
-    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-    clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
+    for around in (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL):
+        clone.remove_wrappers_with_key(around, KEY)
     if any(hook.takes_place for hook in hooks):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled)
     if hooks:
+        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, note_prompts)
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_halves)
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, HookedModel(hooks))
     return clone
 
@@ -183,9 +186,8 @@ def find_transformer_options(args: tuple, kwargs: dict) -> dict:
 
 
 def _rows(options: dict, images: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise level and guidance half of each image in the batch, which is made of equal chunks, cond or uncond."""
-    chunks = options["cond_or_uncond"]
+    """Noise level of each image in the batch, which is made of equal chunks, and whether it reads the prompt."""
     sigmas = options["sigmas"].to(device, torch.float32).flatten()
     sigma = sigmas.repeat(images // len(sigmas)) if images % len(sigmas) == 0 else sigmas[:1].expand(images)
-    is_cond = torch.tensor([chunk == 0 for chunk in chunks], device=device)
-    return sigma, is_cond.repeat_interleave(images // len(chunks))
+    prompted = are_prompted(options, device)
+    return sigma, prompted.repeat_interleave(images // len(prompted))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ...sae_ops.masks import Place
+from .halves import with_note
 from .streams import patch_sides
 
 SAMPLED = "sae_eraser_sampled"
@@ -25,8 +26,7 @@ class Sampled:
 def note_sampled(executor, model, conds, x, timestep, model_options, *args, **kwargs):
     """The wrapper around what makes these calls; find_place reads what it leaves in transformer_options."""
     areas = {prompt["uuid"]: prompt.get("area") for prompts in conds for prompt in prompts or ()}
-    noted = {SAMPLED: Sampled(len(x), tuple(x.shape[2:]), areas)}
-    options = model_options | {"transformer_options": model_options.get("transformer_options", {}) | noted}
+    options = with_note(model_options, SAMPLED, Sampled(len(x), tuple(x.shape[2:]), areas))
     return executor(model, conds, x, timestep, options, *args, **kwargs)
 
 

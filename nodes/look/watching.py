@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from ...sae_ops.chosen_latents import ChosenLatents
 from ..erase.erasing import resolve_sae, whole_encoder
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import BlockHook, find_transformer_options, get_hooks, with_hooks
+from ..hooks.block_hooks import BlockHook, get_hooks, with_hooks
 
 KEY = "sae_eraser_watch"
 KEPT_BYTES = 512 * 2**20
@@ -73,13 +73,6 @@ class Watch:
                 "The model is called with parts of the picture (tiles, areas or windows), so SAE Eraser cannot watch "
                 "concepts. Take that node out of the workflow, or Watch Concepts."
             )
-        if self._calls is not None and self.sae.header.branch == "uncond":
-            if max(find_transformer_options(args, kwargs)["cond_or_uncond"]) > 1:
-                raise RuntimeError(
-                    "The sampler has more than a prompt and a negative prompt (as with PerpNeg or DualCFG), so SAE "
-                    f"Eraser cannot tell which half of guidance '{self.sae.name}' is to watch. Take that guider out of "
-                    "the workflow, or Watch Concepts."
-                )
         return executor(x, *args, **kwargs)
 
     @torch.compiler.disable

@@ -11,7 +11,9 @@ import pytest
 import torch
 from comfy.hooks import HookGroup
 from comfy.samplers import calculate_sigmas, sampler_object
+from comfy_extras.nodes_custom_sampler import CFGGuider, DualCFGGuider
 from comfy_extras.nodes_perpneg import PerpNegGuider
+from comfy_extras.nodes_sag import SelfAttentionGuidance
 
 from sae_eraser.nodes.erase.erasure_hook import erasure_hook
 from sae_eraser.nodes.files.sae_files import open_sae
@@ -20,7 +22,7 @@ from sae_eraser.sae_ops.erasure import Erasure
 from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.sae_ops.formats import no_statistics
 from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
-from with_comfyui.sampling import differs, encode, erase, split_guidance
+from with_comfyui.sampling import differs, encode, erase, split_guidance, with_probe
 from with_comfyui.test_compile import compiled
 from with_comfyui.watching import watched
 
@@ -122,20 +124,40 @@ def test_without_guidance_there_is_no_telling_what_is_drawn(model, sample, drawn
     assert not watch.runs
 
 
-def test_a_guider_with_a_third_prompt_cannot_be_watched_for_what_is_drawn(model, world, sample, drawn_sae):
-    prompts = [encode(world.clip, text) for text in ("a star in neon style", "", "a ring in dots style")]
+def sample_by(guider, steps=1) -> torch.Tensor:
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    noise, latents = (make(1, 16, 8, 8) for make in (torch.ones, torch.zeros))
+    return guider.sample(noise, latents, sampler_object("euler"), calculate_sigmas(sampling, "normal", steps))
 
-    def perp_neg(watched_model):
-        guider = PerpNegGuider.execute(watched_model, *prompts, 3.0, 1.0).result[0]
-        sigmas = calculate_sigmas(watched_model.get_model_object("model_sampling"), "normal", 2)
-        latents = torch.zeros(1, 16, 8, 8)
-        return guider.sample(torch.randn_like(latents), latents, sampler_object("euler"), sigmas)
 
-    perp_neg(watched(model)[0])
-    patched, watch = watched(model, drawn_sae)
-    with pytest.raises(RuntimeError, match="more than a prompt and a negative prompt"):
-        perp_neg(patched)
-    assert not watch.runs
+def test_guiders_with_three_prompts_are_watched_in_the_half_that_is_meant(model, world, drawn_sae):
+    star, ring, nothing = (encode(world.clip, text) for text in ("a star in neon style", "a ring in dots style", ""))
+
+    def met(sae, guider, *prompts) -> torch.Tensor:
+        patched, watch = watched(model, sae)
+        return watch.run_of(sample_by(guider.execute(patched, *prompts).result[0])).z
+
+    for sae, prompted in ((MID, True), (drawn_sae, False)):
+        by_star, by_ring, by_nothing = (
+            met(sae, CFGGuider, prompt if prompted else nothing, nothing if prompted else prompt, 3.0)
+            for prompt in (star, ring, nothing)
+        )
+        assert differs(by_star, by_ring) and differs(by_ring, by_nothing)
+        dual = met(sae, DualCFGGuider, star, ring, nothing, 3.0, 3.0, "regular")
+        perp_neg = met(sae, PerpNegGuider, star, ring, nothing, 3.0, 1.0)
+        torch.testing.assert_close(dual, torch.maximum(by_star, by_ring) if prompted else by_nothing)
+        torch.testing.assert_close(perp_neg, by_star if prompted else torch.maximum(by_ring, by_nothing))
+
+
+def test_a_node_that_asks_for_the_half_without_prompt_alone_is_told_apart(model, sample):
+    """Self-Attention Guidance calls the model once more with a blurred picture and the negative prompt."""
+    patched, watch = watched(model)
+    calls = []
+    blurring = SelfAttentionGuidance.execute(with_probe(patched, lambda x, _: calls.append(len(x))), 0.5, 2.0).result[0]
+    plain = watch.run_of(sample(patched, steps=1)).z
+    guided = watch.run_of(sample(blurring, steps=1)).z
+    assert calls == [2, 1]
+    torch.testing.assert_close(guided, plain)
 
 
 def test_an_sae_that_tells_what_is_drawn_does_not_erase(model, drawn_sae):

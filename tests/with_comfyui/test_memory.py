@@ -5,6 +5,7 @@ import weakref
 
 import comfy.model_management
 import pytest
+import torch
 
 from sae_eraser.nodes.erase.erasing import whole_encoder
 from sae_eraser.nodes.files import sae_files
@@ -56,3 +57,21 @@ def test_the_encoder_is_freed_with_the_sae(model):
 def test_a_clone_of_the_erased_model_erases_alike(model, sample, sae):
     erased = erase(model, sae=sae)
     assert (sample(erased.clone()) == sample(erased)).all()
+
+
+@pytest.mark.parametrize("sae", [MID, UP])
+@pytest.mark.parametrize("state", ["LOW_VRAM", "NO_VRAM"])
+def test_weights_that_are_loaded_when_their_turn_comes_erase_alike(model, sample, monkeypatch, state, sae):
+    """As under --lowvram and --novram: ComfyUI takes the CPU for a device with a megabyte left."""
+    management, left = comfy.model_management, 2**20
+    plain, erased = sample(model), sample(erase(model, sae=sae))
+    management.unload_all_models()
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
+    monkeypatch.setattr(management, "get_free_memory", lambda device=None, parts=False: (left, left) if parts else left)
+    patched = erase(model, sae=sae)
+    again = sample(patched)
+    assert patched.model.model_lowvram and patched.loaded_size() == 0 < patched.model_size()
+    assert differs(again, plain)
+    torch.testing.assert_close(again, erased, rtol=1e-3, atol=1e-3)
+    management.unload_all_models()

@@ -99,7 +99,7 @@ def carriers_of(scores: torch.Tensor, own: list[int], count: int) -> list[list[i
         if int((free[0] > -torch.inf).sum()) < len(own):
             raise ValueError(
                 f"{len(own)} labels with {count} latents each need {len(own) * count} latents, but there are "
-                f"{scores.shape[1]}. Choose more --latents or fewer --concept-latents."
+                f"{scores.shape[1]}. Choose more --latents, fewer --concept-latents, or --guidance-weight 0."
             )
         for carriers, latent in zip(found, assign_latents(free), strict=True):
             carriers.append(latent)

@@ -110,26 +110,32 @@ def _learner(plan: Plan, order: Order, data: HookpointData) -> Learner:
 
 
 def _assigned(plan: Plan, learner: Learner, data: HookpointData) -> list[list[int]]:
-    """The latents that learn to carry each label: one alone; all that a concept has if they learn together."""
+    """The latents that carry each label, as they are kept or as they shall learn it.
+
+    One alone for each, or all that a concept has if they learn together.
+    """
     config = plan.config
     n = learner.sae.config.n_latents
-    count = plan.latents_each(n) if plan.guided or plan.drawn else 1
+    free = plan.base.free_latents() if plan.base else torch.ones(n, dtype=torch.bool)
     if plan.base is None and not config.unsupervised_steps:
         scores = torch.rand(len(plan.labels), n, generator=torch.Generator().manual_seed(config.seed))
     else:
         if plan.base is None:
             estimate_threshold(learner.sae, data.stream.vectors(config.vectors))
         scores = concept_scores(latent_means(learner.sae, data.training))
-    if plan.base is not None:
-        scores[:, ~plan.base.free_latents()] = -1e9
-    return carriers_of(scores, assign_latents(scores, config.assignment), count)
+    scores[:, ~free] = -torch.inf
+    scores = scores[[label not in plan.kept for label in plan.labels]]
+    count = plan.latents_each(int(free.sum())) if plan.guided or plan.drawn else 1
+    found = iter(carriers_of(scores, assign_latents(scores, config.assignment), count))
+    return [plan.kept.get(label) or next(found) for label in plan.labels]
 
 
 def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: LabelledImages) -> Task:
     if plan.drawn:
         return DrawnTask(carriers, images.labels, learner.sae.W_enc.device)
     if learner.only is not None:
-        learner.only[[own for own, *_ in carriers]] = True
+        learning = [own for label, own in zip(plan.labels, carriers, strict=True) if label not in plan.kept]
+        learner.only[[latent for own in learning for latent in own]] = True
     concepts = plan.without_other_labels(images)
     groups = [group for group, _ in plan.concepts]
     return ConceptTask(carriers, groups, concepts.labels, similarity(learner.sae, concepts))

@@ -13,10 +13,7 @@ from .hookpoint_data import HookpointData
 from .learner import Learner
 from .measure import Measurement, measure
 from .phases import Track
-from .plan import Order, Plan
-
-GUIDED_TURN = 1.7
-"""Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
+from .plan import GUIDED_TURN, Order, Plan
 
 
 @dataclass(frozen=True)

@@ -81,13 +81,12 @@ def guidance_loss(
         |x - x_0 - sum over concepts c in the prompt, over their latents i: z_i W_dec[i]|^2
 
     x and x_0 are the two halves of guidance at the same noisy picture, with the prompt and without; difference is
-    x - x_0, both [maps, positions, d], normalised. carriers int [labels, latents], labels 0/1 [maps, labels]: all that
-    the prompts name. So latents that are turned take away what the concept's name has brought, and what other words
-    bring stays. Not yet divided by the square of the difference.
+    x - x_0, both [maps, positions, d], normalised. carriers: (label, latent) for every such i, int [pairs, 2]; labels
+    0/1 [maps, labels]: all that the prompts name. So latents that are turned take away what the concept's name has
+    brought, and what other words bring stays. Not yet divided by the square of the difference.
     """
-    flat = carriers.flatten()
-    named = labels.repeat_interleave(carriers.shape[1], dim=1)
-    return (difference - (activations(sae, x, flat) * named[:, None]) @ sae.W_dec[flat]).square().sum()
+    label, latent = carriers.T
+    return (difference - (activations(sae, x, latent) * labels[:, None, label]) @ sae.W_dec[latent]).square().sum()
 
 
 def activations(sae: SparseAutoencoder, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,8 @@ from .stream import held_out, readable
 
 CONCEPT_LATENTS, GUIDED_LATENTS = 8, 24
 """Of every concept, if nothing else is asked for; the second with the guidance loss."""
+GUIDED_TURN = 1.7
+"""Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Plan:
     def guided(self) -> bool:
         """Whether concepts' latents learn what prompts bring, by the guidance loss."""
         trains = self.config.supervised_steps > 0 and self.config.guidance_weight > 0
-        return trains and self.cache.halves == 2 and self.base is None and not self.drawn
+        return trains and self.cache.halves == 2 and not self.drawn
 
     @property
     def drawn(self) -> bool:
@@ -52,10 +54,16 @@ class Plan:
         named = [(group, name) for group, names in self.cache.groups().items() for name in names]
         return self.concepts + [label for label in named if self.guided and label not in self.concepts]
 
+    @property
+    def kept(self) -> dict[tuple[str, str], list[int]]:
+        """With the guidance loss, the latents of labels for which the base has learned what they bring."""
+        concepts = self.base.header.concepts if self.base and self.guided else ()
+        return {(c.group, c.name): list(c.latents) for c in concepts if c.turn == GUIDED_TURN}
+
     def latents_each(self, n_latents: int) -> int:
-        """How many of the SAE's latents every label has."""
+        """How many of the SAE's latents every label has, or of the free ones every label that is not kept."""
         usual = GUIDED_LATENTS if self.guided else CONCEPT_LATENTS
-        return self.config.concept_latents or max(1, min(usual, n_latents // len(self.labels)))
+        return self.config.concept_latents or max(1, min(usual, n_latents // (len(self.labels) - len(self.kept))))
 
     def without_other_labels(self, images: LabelledImages) -> LabelledImages:
         """The images, labelled with the concepts alone."""
@@ -82,9 +90,11 @@ def plan_training(
     check_examples(plan)
     for order in orders:
         room = int(base.free_latents().sum()) if base else order.sae.n_latents
-        if room < len(plan.concepts):
+        needed = len(plan.labels) - len(plan.kept)
+        if room < needed:
+            what = "labels" if plan.guided else "concepts"
             free = "free latents of the SAE to extend" if base else "latents"
-            raise ValueError(f"{len(plan.concepts)} concepts need as many latents, but there are {room} {free}.")
+            raise ValueError(f"{needed} {what} need as many latents, but there are {room} {free}.")
     return plan
 
 

@@ -14,7 +14,7 @@ class Task(Protocol):
     """How a batch of maps is read, and how far that is from its labels."""
 
     carriers: torch.Tensor
-    """The latents of each label, as many of each, int [labels, latents]; the concepts' labels come first."""
+    """(label, latent) for every latent that a label has, int [pairs, 2]; the concepts' labels come first."""
     concepts: int
 
     def read(self, sae: SparseAutoencoder, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -30,12 +30,14 @@ class ConceptTask:
     """Which latents shall tell which concepts prompts name, and the loss for it."""
 
     def __init__(self, carriers: list[list[int]], groups: list[str], labels: torch.Tensor, similarity: torch.Tensor):
-        """carriers: as in Task. groups: one of each concept. labels bool [images, concepts] of the training images;
-        similarity [concepts, concepts] in 0..1."""
+        """carriers: the latents of each label, its own first. groups: one of each concept.
+
+        labels bool [images, concepts] of the training images; similarity [concepts, concepts] in 0..1.
+        """
         device = similarity.device
-        self.carriers = torch.tensor(carriers, device=device)
+        self.carriers = _pairs(carriers).to(device)
         self.concepts = len(groups)
-        self._latents = self.carriers[: self.concepts, 0]
+        self._latents = torch.tensor([own for own, *_ in carriers[: self.concepts]], device=device)
         self._groups = torch.tensor([sorted(set(groups)).index(group) for group in groups], device=device)
         self._similarity = similarity
         self._balance = _balance(labels).to(device)
@@ -57,15 +59,16 @@ class DrawnTask:
     """Which latents together shall tell which concepts are drawn, and the loss for it."""
 
     def __init__(self, carriers: list[list[int]], labels: torch.Tensor, device: torch.device):
-        """carriers: as in Task, of concepts alone. labels bool [images, concepts] of the training images."""
-        self.carriers = torch.tensor(carriers, device=device)
+        """carriers: as many latents of each concept. labels bool [images, concepts] of the training images."""
+        self.carriers = _pairs(carriers).to(device)
         self.concepts = len(carriers)
+        self._latents = torch.tensor(carriers, device=device)
         self._balance = _balance(labels).to(device)
 
     def read(self, sae: SparseAutoencoder, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """How much of each concept is there, less a half: its latents' activations, summed, as means over positions."""
-        z = activations(sae, x, self.carriers.flatten()).mean(dim=1)
-        return (z.unflatten(1, self.carriers.shape).sum(dim=2) - 0.5,)
+        z = activations(sae, x, self._latents.flatten()).mean(dim=1)
+        return (z.unflatten(1, self._latents.shape).sum(dim=2) - 0.5,)
 
     def loss(self, *read: torch.Tensor, labels: torch.Tensor, config: TrainingConfig) -> torch.Tensor:
         (there,) = read
@@ -81,6 +84,10 @@ def logits_and_firing(
     """
     pre_acts = F.linear(x - sae.b_dec, sae.W_enc[latents], sae.b_enc[latents])
     return pre_acts.mean(dim=1), pre_acts.relu().mean(dim=1)
+
+
+def _pairs(carriers: list[list[int]]) -> torch.Tensor:
+    return torch.tensor([(label, latent) for label, own in enumerate(carriers) for latent in own])
 
 
 def _balance(labels: torch.Tensor) -> torch.Tensor:

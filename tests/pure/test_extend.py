@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pure.planted import plant, write_cache
+from pure.planted import CONCEPTS, STEPS, plant, write_cache
 from pure.training_runs import train
 from sae_eraser.sae_ops.autoencoder import SparseAutoencoder
 from sae_eraser.sae_ops.concepts import ConceptStatistics
+from sae_eraser.sae_ops.edit import ConceptEdit
+from sae_eraser.sae_ops.erasure import Erasure
 from sae_eraser.sae_ops.file import load_sae, save_sae
 from sae_eraser.training.extend import joined
+from sae_eraser.training.plan import GUIDED_TURN
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,34 @@ def test_an_sae_of_any_activation_learns_new_concepts_and_stays_what_it_was(cach
     assert (after.W_enc[added] != base.W_enc[added]).any(dim=1).all()
     found = {concept.name: concept.facts["balanced_accuracy"] for concept in extended.concepts[3:]}
     assert set(found) == {"wavy", "grainy"} and min(found.values()) > 0.8, found
+
+
+def test_with_both_halves_cached_new_concepts_learn_what_their_names_bring(tmp_path):
+    """The object's latents, which have learned it before, explain their part; only those of the styles learn."""
+    both = write_cache(tmp_path / "both", plant(range(20)), branch="both")
+    size = ("--latents", "48", "--k", "2", "--unsupervised-steps", "200", "--supervised-steps", "100")
+    base, more = tmp_path / "base.safetensors", tmp_path / "more.safetensors"
+    assert train(both, base, *size, "--groups", "object", "--concept-latents", "6") == 0
+    assert train(both, more, "--extend", base, "--supervised-steps", "200") == 0
+    (before, old, _), (sae, header, statistics) = load_sae(base), load_sae(more)
+    assert header.concepts[:3] == old.concepts
+    kept = [latent for concept in old.concepts for latent in concept.latents]
+    added = [latent for concept in header.concepts[3:] for latent in concept.latents]
+    assert len(set(added)) == 2 * 15 and not set(added) & set(kept)  # 30 latents are free
+    assert torch.equal(sae.W_enc[kept], before.W_enc[kept]) and torch.equal(sae.W_dec[kept], before.W_dec[kept])
+    assert {concept.turn for concept in header.concepts} == {GUIDED_TURN}
+    unseen = plant(range(900, 920))
+    maps, unprompted = (m.flatten(0, 1).movedim(1, 2)[..., None] for m in (unseen.maps, unseen.unprompted))
+    coordinates = torch.linalg.pinv(unseen.directions)
+    for index, concept in list(enumerate(header.concepts))[3:]:
+        edit = ConceptEdit(sae, header.concepts, statistics, (Erasure(index, mode="ablate"),))
+        edited = edit(maps, unseen.sigmas.flatten(), torch.ones(len(maps), dtype=torch.bool))
+        own = CONCEPTS.index((concept.group, concept.name))
+        shows = unseen.labels()[:, own].repeat_interleave(STEPS)
+        brought = [(m - unprompted)[shows].movedim(1, -1) @ coordinates for m in (maps, edited)]
+        gone, left = (each.flatten(0, 2).mean(dim=0) for each in brought)
+        assert abs(left[own]) < 0.2 * gone[own], concept.name
+        torch.testing.assert_close(left[:3], gone[:3], rtol=0.25, atol=0)
 
 
 def test_joined_statistics_keep_both_at_their_own_noise_levels_and_interpolate_between():

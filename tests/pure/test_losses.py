@@ -141,7 +141,8 @@ def test_the_guidance_loss_is_what_latents_of_named_concepts_leave_of_the_differ
                 z = sae.W_enc[latent] @ (x[image, position] - sae.b_dec) + sae.b_enc[latent]
                 left -= (z if z > 0.3 else 0) * sae.W_dec[latent]
             expected += left.square().sum()
-    torch.testing.assert_close(guidance_loss(sae, x, difference, carriers, labels), expected)
+    pairs = torch.tensor([[0, 0], [0, 5], [1, 7], [1, 2]])
+    torch.testing.assert_close(guidance_loss(sae, x, difference, pairs, labels), expected)
 
 
 def test_the_presence_loss_is_1_if_nothing_is_found_and_0_if_all_is_as_labelled():

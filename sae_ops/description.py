@@ -6,6 +6,9 @@ from .concepts import Concept
 from .file import SAEHeader, is_sae_file, read_header
 from .formats import read_foreign, recognise
 
+EXPLAINED = 0.6
+"""Of what a concept's name brings; concepts whose latents explain less are named."""
+
 
 def describe_file(path: Path) -> str:
     """Of an SAE file, or of another tool's; without the weights where the header says all. Raises SAEFileError."""
@@ -37,6 +40,13 @@ def describe(path: Path, header: SAEHeader) -> str:
         lines += [_line(concept, header.branch == "cond") for concept in header.concepts if concept.group == group]
     if not header.concepts:
         lines.append("no concepts")
+    weak = [concept.name for concept in header.concepts if concept.facts.get("explained", 1) < EXPLAINED]
+    if weak:
+        lines.append(
+            f"May erase little: {', '.join(weak)}. Their latents explain less than {EXPLAINED:.0%} of what these names "
+            "bring at this block. Train longer, with a higher learning rate, or at a block that decides more of it "
+            "(Locate Concept); or without the guidance loss (guidance weight 0)."
+        )
     return "\n".join(lines)
 
 
@@ -47,9 +57,12 @@ def _sampling(sampling: dict) -> str:
 
 
 def _line(concept: Concept, erases: bool) -> str:
-    """accuracy: of telling pictures with the concept by its latents. separation: by how much these fire more there."""
+    """accuracy: of telling pictures with the concept by its latents. separation: by how much these fire more there.
+
+    explained: how much of what its name brings these explain.
+    """
     latents = ", ".join(map(str, concept.latents))
-    named = {"accuracy": "balanced_accuracy", "separation": "separation"}
+    named = {"accuracy": "balanced_accuracy", "separation": "separation", "explained": "explained"}
     facts = [f", {name} {concept.facts[fact]}" for name, fact in named.items() if concept.facts.get(fact) is not None]
     pushed = f", turn {concept.turn:.3g}, multiplier {concept.multiplier:.3g}" if erases else ""
     return f"  {concept.group}: {concept.name:<12} latents {latents}{pushed}{''.join(facts)}"

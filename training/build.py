@@ -94,7 +94,7 @@ def build_saes(
         run.begin(FINISHED)
     made = []
     for order, learner, carriers, track in zip(orders, learners, run.carriers, run.tracks, strict=True):
-        made.append(finish(plan, order, learner, carriers[: len(concepts)], data[order.hookpoint], track))
+        made.append(finish(plan, order, learner, carriers, data[order.hookpoint], track))
     if distributed.rank() == 0:
         run.checkpoints.remove()
     return made

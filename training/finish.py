@@ -11,7 +11,7 @@ from .calibrate import concept_statistics, estimate_threshold, typical_multiplie
 from .extend import joined
 from .hookpoint_data import HookpointData
 from .learner import Learner
-from .measure import Measurement, measure
+from .measure import Measurement, explained_guidance, measure
 from .phases import Track
 from .plan import GUIDED_TURN, Order, Plan
 
@@ -29,20 +29,27 @@ class Made:
 def finish(
     plan: Plan, order: Order, learner: Learner, carriers: list[list[int]], data: HookpointData, track: Track
 ) -> Made:
-    """What training is followed by; writes the file. carriers: the latents of each concept that have learned it."""
+    """What training is followed by; writes the file. carriers: the latents of each label that have learned it."""
     sae, base = learner.sae.requires_grad_(False), plan.base
     if base is None:
         estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
     images = plan.without_other_labels(data.training)
     means = latent_means(sae, images)
-    owned = [tuple(own) for own in carriers]
+    owned = [tuple(own) for own in carriers[: len(plan.concepts)]]
     if not (plan.guided or plan.drawn):
-        latents = [own for own, *_ in carriers]
+        latents = [own for own, *_ in owned]
         taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
         owned = companions(concept_scores(means), latents, plan.latents_each(sae.config.n_latents), taken)
     turn = GUIDED_TURN if plan.guided else Concept.turn
     statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
-    measurement = measure(sae, carriers if plan.drawn else [[own] for own, *_ in carriers], data.validation)
+    measurement = measure(sae, [list(own if plan.drawn else own[:1]) for own in owned], data.validation)
+    facts = [
+        {"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)}
+        for accuracy, separation in zip(measurement.accuracy, measurement.separation, strict=True)
+    ]
+    if plan.guided and data.unprompted is not None:
+        shares = explained_guidance(sae, data.maps, data.unprompted, data.labels.to(data.maps.device), carriers)
+        facts = [known | {"explained": round(share, 2)} for known, share in zip(facts, shares, strict=False)]
     found = tuple(
         Concept(
             name,
@@ -51,11 +58,9 @@ def finish(
             typical_multiplier(means, index, own[0], turn),
             turn,
             first_detects=not plan.drawn,
-            facts={"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)},
+            facts=known,
         )
-        for index, ((group, name), own, accuracy, separation) in enumerate(
-            zip(plan.concepts, owned, measurement.accuracy, measurement.separation, strict=True)
-        )
+        for index, ((group, name), own, known) in enumerate(zip(plan.concepts, owned, facts, strict=True))
     )
     header = _header(plan, order, found, measurement)
     if base is not None:

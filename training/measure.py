@@ -6,6 +6,7 @@ import torch
 
 from ..sae_ops.autoencoder import SparseAutoencoder
 from .data import LabelledImages
+from .losses import activations
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,28 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
         detected=detected,
         firing=firing / (shown.sum(dim=0) * table.shape[1])[:, None].clamp(1),
     )
+
+
+@torch.no_grad()
+def explained_guidance(
+    sae: SparseAutoencoder, maps: torch.Tensor, unprompted: torch.Tensor, labels: torch.Tensor, latents: list[list[int]]
+) -> list[float]:
+    """For every label how much of what its name brings its latents explain, 1 at most:
+
+        1 - |mean of b - E_c|^2 / |mean of b|^2,   b = x - x_0 - sum over other labels l in the prompt: E_l
+
+    with E_c the sum over latents i of c: z_i W_dec[i], and means over maps that show c. x and x_0 are maps and
+    unprompted, [maps, positions, d], normalised; labels 0/1 [maps, labels], latents those of each.
+    """
+    x = sae.normalise(maps)
+    left, own = x - sae.normalise(unprompted), []
+    for indices, shown in zip(latents, labels.T, strict=True):
+        chosen = torch.tensor(indices, device=x.device)
+        own.append((activations(sae, x, chosen) @ sae.W_dec[chosen]) * shown[:, None, None])
+        left -= own[-1]
+    found = []
+    for explained, shown in zip(own, labels.T > 0, strict=True):
+        remains = left[shown].mean(dim=0)
+        brought = remains + explained[shown].mean(dim=0)
+        found.append(1 - (remains.square().sum() / brought.square().sum().clamp(min=1e-9)).item())
+    return found

@@ -9,6 +9,7 @@ import torch
 from pure.planted import CONCEPTS, HOOKPOINT, STEPS, Planted, plant, write_cache
 from pure.training_runs import train
 from sae_eraser.sae_ops.concepts import detecting_terms
+from sae_eraser.sae_ops.description import EXPLAINED, describe
 from sae_eraser.sae_ops.edit import ConceptEdit, Erasure
 from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header
 from sae_eraser.sae_ops.scores import concept_scores
@@ -101,6 +102,8 @@ def test_with_both_halves_cached_erasing_takes_out_what_the_concepts_name_has_br
     assert train(cache, out, *FAST, "--groups", *groups) == 0
     sae, header, statistics = load_sae(out)
     assert {len(concept.latents) for concept in header.concepts} == {9}  # 48 latents for 5 labels
+    assert all(0.8 < concept.facts["explained"] <= 1 for concept in header.concepts)
+    assert "May erase little" not in describe(out, header)
     maps, unprompted = (m.flatten(0, 1).movedim(1, 2)[..., None] for m in (unseen.maps, unseen.unprompted))
     for index, concept in enumerate(header.concepts):
         edit = ConceptEdit(sae, header.concepts, statistics, (Erasure(index, mode="ablate"),))
@@ -114,6 +117,17 @@ def test_with_both_halves_cached_erasing_takes_out_what_the_concepts_name_has_br
         assert abs(after[own]) < 0.1 * before[own], concept.name
         assert len(others) >= 2
         torch.testing.assert_close(after[others], before[others], rtol=0.2, atol=0)
+
+
+def test_concepts_that_have_not_learned_what_their_names_bring_are_named(tmp_path):
+    cache, out = write_cache(tmp_path / "both", plant(range(25)), branch="both"), tmp_path / "sae.safetensors"
+    few = (*QUICK, "--groups", "style", "--supervised-steps", "3")
+    assert train(cache, out, *few) == 0
+    header = read_header(out)
+    assert all(concept.facts["explained"] < EXPLAINED for concept in header.concepts)
+    assert "May erase little: wavy, grainy." in describe(out, header)
+    assert train(cache, out, *few, "--guidance-weight", "0", "--overwrite") == 0
+    assert "May erase little" not in describe(out, read_header(out))
 
 
 def test_the_half_of_guidance_without_the_prompt_teaches_what_is_drawn(tmp_path, unseen):

@@ -7,9 +7,10 @@ import torch
 
 from pure.planted import CONCEPTS, HOOKPOINT, plant, write_cache
 from pure.random_sae import random_sae
+from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.data import LabelledImages
-from sae_eraser.training.measure import Measurement, measure
+from sae_eraser.training.measure import Measurement, explained_guidance, measure
 
 LATENTS = [3, 11, 0, 7, 20]
 PLANTED = plant(range(3))
@@ -91,3 +92,18 @@ def test_firing_is_the_mean_activation_in_pictures_that_show_a_concept(measured)
     z = an_sae().encode(MAPS)[..., LATENTS]
     for row in range(5):
         torch.testing.assert_close(measured.firing[row], z[LABELS[:, row]].mean(dim=(0, 1, 2)))
+
+
+def test_latents_explain_what_a_name_brings_as_far_as_their_sum_is_that():
+    """Every picture has one of two objects and all have a style; half of the second's part is missing, the style's."""
+    sae = SparseAutoencoder(SAEConfig(4, 4, "relu", 1))
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.eye(4))
+        sae.W_dec.copy_(torch.diag(torch.tensor([1.0, 0.5, 1.0, 1.0])))
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]).repeat(4, 1)
+    unprompted = torch.zeros(8, 2, 4)
+    maps = unprompted.clone()
+    maps[..., :3] = labels[:, None]
+    found = explained_guidance(sae, maps, unprompted, labels, [[0], [1], [2]])
+    expected = [1, 1 - 0.5**2 / 1**2, 1 - 0.25**2 / (1 + 0.25**2)]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))

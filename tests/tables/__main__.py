@@ -4,8 +4,8 @@ PYTHONPATH=tests .venv/bin/python -m tables                  all of it
 PYTHONPATH=tests .venv/bin/python -m tables --quick          a smaller version of the same layout
 PYTHONPATH=tests .venv/bin/python -m tables one_object ...   some of the tables
 
-What was measured is kept, so a run that was stopped goes on where it was. Another world has another folder; after a
-change to the edit or to the training delete the folder.
+What was measured is kept, so a run that was stopped goes on where it was, and two may run at once for different tables.
+Another world has another folder; after a change to the edit or to the training delete the folder.
 """
 
 import argparse

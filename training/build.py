@@ -124,17 +124,18 @@ def _assigned(plan: Plan, learner: Learner, data: HookpointData) -> list[list[in
             estimate_threshold(learner.sae, data.stream.vectors(config.vectors))
         scores = concept_scores(latent_means(learner.sae, data.training))
     scores[:, ~free] = -torch.inf
-    scores = scores[[label not in plan.kept for label in plan.labels]]
+    kept = plan.kept
+    scores = scores[[label not in kept for label in plan.labels]]
     count = plan.latents_each(int(free.sum())) if plan.guided or plan.drawn else 1
     found = iter(carriers_of(scores, assign_latents(scores, config.assignment), count))
-    return [plan.kept.get(label) or next(found) for label in plan.labels]
+    return [kept.get(label) or next(found) for label in plan.labels]
 
 
 def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: LabelledImages) -> Task:
     if plan.drawn:
         return DrawnTask(carriers, images.labels, learner.sae.W_enc.device)
     if learner.only is not None:
-        learning = [own for label, own in zip(plan.labels, carriers, strict=True) if label not in plan.kept]
+        learning = [carriers[plan.labels.index(label)] for label in plan.learning]
         learner.only[[latent for own in learning for latent in own]] = True
     concepts = plan.without_other_labels(images)
     groups = [group for group, _ in plan.concepts]

@@ -1,7 +1,12 @@
 """The last step of training: threshold, statistics, multipliers and measurement, and the SAE's file."""
 
+import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import torch
 
 from ..sae_ops.concepts import Concept
 from ..sae_ops.file import SAEHeader, save_sae
@@ -9,11 +14,14 @@ from . import distributed
 from .assign import companions, concept_scores, latent_means
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .extend import joined
-from .hookpoint_data import HookpointData
+from .hookpoint_data import HookpointData, learned_from
 from .learner import Learner
 from .measure import Measurement, explained_guidance, measure
 from .phases import Track
 from .plan import GUIDED_TURN, Order, Plan
+
+MAPS_OF_A_LABEL = 16
+"""On which, at least and on average, it is measured what a name brings."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,9 @@ def finish(
         {"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)}
         for accuracy, separation in zip(measurement.accuracy, measurement.separation, strict=True)
     ]
-    if plan.guided and data.unprompted is not None:
-        shares = explained_guidance(sae, data.maps, data.unprompted, data.labels.to(data.maps.device), carriers)
-        facts = [known | {"explained": round(share, 2)} for known, share in zip(facts, shares, strict=False)]
+    if plan.guided:
+        for known, share in zip(facts, explained_guidance(sae, _held_out(plan, data), carriers), strict=False):
+            known |= {"explained": round(share, 2)} if share is not None else {}
     found = tuple(
         Concept(
             name,
@@ -70,6 +78,16 @@ def finish(
     if distributed.rank() == 0:
         save_sae(order.out, sae, header, statistics)
     return Made(order.out, header, measurement, track)
+
+
+def _held_out(plan: Plan, data: HookpointData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Maps that are not trained on, with the prompt and without, and their labels; enough for every label."""
+    size, labels = len(data.maps), plan.cache.labels(plan.labels).float()
+    batches = math.ceil(MAPS_OF_A_LABEL * len(plan.labels) / size)
+    for maps, unprompted, images in itertools.islice(data.held.maps(size), batches):
+        maps, unprompted = learned_from(plan, maps, unprompted)
+        assert unprompted is not None
+        yield maps, unprompted, labels[images].to(maps.device)
 
 
 def _header(plan: Plan, order: Order, concepts: tuple[Concept, ...], measurement: Measurement) -> SAEHeader:

@@ -24,6 +24,8 @@ class HookpointData:
     unprompted: torch.Tensor | None
     labels: torch.Tensor
     """[maps, labels]."""
+    held: Stream
+    """Where these are from."""
 
 
 def read_hookpoint(plan: Plan, hookpoint: str, memory: int) -> HookpointData:
@@ -41,6 +43,7 @@ def read_hookpoint(plan: Plan, hookpoint: str, memory: int) -> HookpointData:
         maps,
         unprompted,
         cache.labels(plan.labels)[images].float(),
+        held,
     )
 
 

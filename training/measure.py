@@ -1,5 +1,6 @@
 """How good an SAE is, on images that it was not trained on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -89,24 +90,31 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
 
 @torch.no_grad()
 def explained_guidance(
-    sae: SparseAutoencoder, maps: torch.Tensor, unprompted: torch.Tensor, labels: torch.Tensor, latents: list[list[int]]
-) -> list[float]:
-    """For every label how much of what its name brings its latents explain, 1 at most:
+    sae: SparseAutoencoder,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    latents: list[list[int]],
+) -> list[float | None]:
+    """For every label how much of what its name brings its latents explain, 1 at most; None if no map shows it.
 
         1 - |mean of b - E_c|^2 / |mean of b|^2,   b = x - x_0 - sum over other labels l in the prompt: E_l
 
-    with E_c the sum over latents i of c: z_i W_dec[i], and means over maps that show c. x and x_0 are maps and
-    unprompted, [maps, positions, d], normalised; labels 0/1 [maps, labels], latents those of each.
+    with E_c the sum over latents i of c: z_i W_dec[i], and means over maps that show c. batches: x and x_0, not yet
+    normalised, [maps, positions, d], and labels 0/1 [maps, labels]. latents: those of each label.
     """
-    x = sae.normalise(maps)
-    left, own = x - sae.normalise(unprompted), []
-    for indices, shown in zip(latents, labels.T, strict=True):
-        chosen = torch.tensor(indices, device=x.device)
-        own.append((activations(sae, x, chosen) @ sae.W_dec[chosen]) * shown[:, None, None])
-        left -= own[-1]
-    found = []
-    for explained, shown in zip(own, labels.T > 0, strict=True):
-        remains = left[shown].mean(dim=0)
-        brought = remains + explained[shown].mean(dim=0)
-        found.append(1 - (remains.square().sum() / brought.square().sum().clamp(min=1e-9)).item())
-    return found
+    chosen = [torch.tensor(own, device=sae.W_enc.device) for own in latents]
+    remains: list = [0.0] * len(latents)
+    explained: list = [0.0] * len(latents)
+    for maps, unprompted, labels in batches:
+        x = sae.normalise(maps)
+        left, shows = x - sae.normalise(unprompted), labels.T > 0
+        for label, (own, shown) in enumerate(zip(chosen, shows, strict=True)):
+            its = activations(sae, x[shown], own) @ sae.W_dec[own]
+            left[shown] -= its
+            explained[label] = explained[label] + its.sum(dim=0)
+        for label, shown in enumerate(shows):
+            remains[label] = remains[label] + left[shown].sum(dim=0)
+    shares = []
+    for rest, its in zip(remains, explained, strict=True):
+        brought = (rest + its).square().sum().item()
+        shares.append(1 - rest.square().sum().item() / brought if brought else None)
+    return shares

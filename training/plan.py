@@ -60,10 +60,16 @@ class Plan:
         concepts = self.base.header.concepts if self.base and self.guided else ()
         return {(c.group, c.name): list(c.latents) for c in concepts if c.turn == GUIDED_TURN}
 
+    @property
+    def learning(self) -> list[tuple[str, str]]:
+        """The labels whose latents learn, in the order of labels; those of the others are kept."""
+        kept = self.kept
+        return [label for label in self.labels if label not in kept]
+
     def latents_each(self, n_latents: int) -> int:
-        """How many of the SAE's latents every label has, or of the free ones every label that is not kept."""
+        """How many every label that learns has, of so many latents."""
         usual = GUIDED_LATENTS if self.guided else CONCEPT_LATENTS
-        return self.config.concept_latents or max(1, min(usual, n_latents // (len(self.labels) - len(self.kept))))
+        return self.config.concept_latents or max(1, min(usual, n_latents // len(self.learning)))
 
     def without_other_labels(self, images: LabelledImages) -> LabelledImages:
         """The images, labelled with the concepts alone."""
@@ -90,7 +96,7 @@ def plan_training(
     check_examples(plan)
     for order in orders:
         room = int(base.free_latents().sum()) if base else order.sae.n_latents
-        needed = len(plan.labels) - len(plan.kept)
+        needed = len(plan.learning)
         if room < needed:
             what = "labels" if plan.guided else "concepts"
             free = "free latents of the SAE to extend" if base else "latents"

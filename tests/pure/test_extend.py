@@ -78,6 +78,19 @@ def test_with_both_halves_cached_new_concepts_learn_what_their_names_bring(tmp_p
         torch.testing.assert_close(left[:3], gone[:3], rtol=0.25, atol=0)
 
 
+def test_concepts_of_the_base_that_no_prompt_names_leave_the_new_ones_all_free_latents(tmp_path):
+    both = write_cache(tmp_path / "both", plant(range(20)), branch="both")
+    size = ("--latents", "48", "--k", "2", "--unsupervised-steps", "20", "--supervised-steps", "10")
+    base, more = tmp_path / "base.safetensors", tmp_path / "more.safetensors"
+    assert train(both, base, *size, "--groups", "object", "--concept-latents", "6") == 0
+    planted = plant(range(20))
+    labelled = [replace(image, labels={"style": image.labels["style"]}) for image in planted.images]
+    styles = write_cache(tmp_path / "styles", replace(planted, images=labelled), branch="both")
+    assert train(styles, more, "--extend", base, "--supervised-steps", "10") == 0
+    _, header, _ = load_sae(more)
+    assert [len(concept.latents) for concept in header.concepts] == [6, 6, 6, 15, 15]
+
+
 def test_joined_statistics_keep_both_at_their_own_noise_levels_and_interpolate_between():
     def table(*rows):
         return torch.tensor(rows)

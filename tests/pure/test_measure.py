@@ -104,6 +104,9 @@ def test_latents_explain_what_a_name_brings_as_far_as_their_sum_is_that():
     unprompted = torch.zeros(8, 2, 4)
     maps = unprompted.clone()
     maps[..., :3] = labels[:, None]
-    found = explained_guidance(sae, maps, unprompted, labels, [[0], [1], [2]])
+    batches = [(maps[part], unprompted[part], labels[part]) for part in (slice(0, 3), slice(3, 8))]
+    found = explained_guidance(sae, batches, [[0], [1], [2]])
     expected = [1, 1 - 0.5**2 / 1**2, 1 - 0.25**2 / (1 + 0.25**2)]
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+    unseen = [(maps[::2], unprompted[::2], labels[::2])]
+    assert explained_guidance(sae, unseen, [[0], [1], [2]])[1] is None

@@ -97,11 +97,13 @@ class _Pairs:
         small = " class=small" if self._width <= 128 else ""
         picture = f'<img{small} src="{urllib.parse.quote(file.as_posix())}" alt="{side}" loading=lazy>'
         sure = {group: values[index] for group, values in said.sure().items()}
-        verdicts = [self._verdict(group, prompt, side, said.seen(group)[index], sure[group]) for group in prompt.labels]
-        if is_broken(prompt, sure, self._confidence):
-            verdicts.append("<span class=not-as-hoped>broken</span>")
         if index in said.withheld:
             verdicts = [self._withheld(prompt)]
+        else:
+            seen = {group: said.seen(group)[index] for group in prompt.labels}
+            verdicts = [self._verdict(group, prompt, side, name, sure[group]) for group, name in seen.items()]
+            if is_broken(prompt, sure, self._confidence):
+                verdicts.append("<span class=not-as-hoped>broken</span>")
         return f"<figure>{picture}<figcaption>{side}<br>{'<br>'.join(verdicts)}</figcaption></figure>"
 
     def _withheld(self, prompt: LabelledPrompt) -> str:

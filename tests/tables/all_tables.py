@@ -55,15 +55,9 @@ def attacked_by_words_and_pictures(bench: Bench):
 
 
 def other_settings(bench: Bench):
-    size = bench.size
+    size, methods = bench.size, chosen_methods(bench, UNGUARDED)
     found = generality.measure(
-        *(
-            bench.world,
-            bench.place,
-            bench.records,
-            chosen_methods(bench, UNGUARDED),
-            GROUPS["object"][: size.resampled],
-        ),
+        *(bench.world, bench.place, bench.records, methods, GROUPS["object"][: size.resampled]),
         **{"lora_steps": size.lora_steps, "sae_seed": 0},
     )
     return found, generality.markdown(found)

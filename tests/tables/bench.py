@@ -25,8 +25,8 @@ class Size:
 
     seeds: int
     """SAEs are trained with so many seeds, and each is measured on pictures of its own."""
-    steps: int
-    """Supervised ones, of our SAEs."""
+    supervised_steps: int
+    """Of our SAEs."""
     concepts: int
     """So many of each group, from the first on."""
     search: tuple[int, int]
@@ -54,7 +54,7 @@ class Size:
 
 FULL = Size(
     seeds=3,
-    steps=2000,
+    supervised_steps=2000,
     concepts=len(OBJECTS),
     search=(3, 24),
     test=(4, 88),
@@ -70,7 +70,7 @@ FULL = Size(
 )
 QUICK = Size(
     seeds=1,
-    steps=500,
+    supervised_steps=500,
     concepts=2,
     search=(1, 16),
     test=(2, 24),

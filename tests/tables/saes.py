@@ -33,8 +33,8 @@ class Workplace:
     both_halves: Path
     """The same pictures with both."""
     folder: Path
-    steps: int
-    """Supervised ones of our SAEs; that of Concept Guard takes twice as many."""
+    supervised_steps: int
+    """Of our SAEs; that of Concept Guard takes twice as many."""
 
     def path(self, kind: str, group: str, seed: int) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,12 +72,14 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """Ours."""
-    return trained(place, place.both_halves, "supervised", group, seed, "--supervised-steps", str(place.steps))
+    return trained(
+        place, place.both_halves, "supervised", group, seed, "--supervised-steps", str(place.supervised_steps)
+    )
 
 
 def drawn(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """That of Concept Guard."""
-    options = ("--branch", "uncond", "--supervised-steps", str(2 * place.steps), "--learning-rate", "2e-3")
+    options = ("--branch", "uncond", "--supervised-steps", str(2 * place.supervised_steps), "--learning-rate", "2e-3")
     return trained(place, place.both_halves, "drawn", group, seed, *options, hookpoint=DRAWN_HOOKPOINT)
 
 

@@ -39,10 +39,11 @@ class Judgement:
 
     def sure(self) -> dict[str, list[float]]:
         """By group, the probability of that class, 0 of those withheld."""
-        return {group: self._sure(values.amax(dim=1).tolist()) for group, values in self.probabilities.items()}
-
-    def _sure(self, highest: list[float]) -> list[float]:
-        return [0.0 if picture in self.withheld else value for picture, value in enumerate(highest)]
+        highest = {group: values.amax(dim=1).tolist() for group, values in self.probabilities.items()}
+        return {
+            group: [0.0 if picture in self.withheld else value for picture, value in enumerate(values)]
+            for group, values in highest.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def main() -> None:
     ]
     size = QUICK if options.quick else FULL
     kept = OUT / f"{world_id}{'_quick' if options.quick else ''}"
-    bench = Bench(world, Workplace(*caches, kept / "saes", size.supervised_steps), Records(kept / "records"), size)
+    bench = Bench(world, Workplace(*caches, kept / "saes", size.lengths), Records(kept / "records"), size)
     for name in options.tables or TABLES:
         found, table = TABLES[name](bench)
         path = OUT / f"{name}{'_quick' if options.quick else ''}.json"

@@ -10,7 +10,7 @@ from shapecanvas.world import World
 from .methods import Method, Setting, all_methods
 from .pictures import Judged, draw, scores, wanted
 from .records import Records
-from .saes import Workplace
+from .saes import Lengths, Workplace
 from .white_box import Attack
 
 SEARCH_FROM, TEST_FROM = 2_000_000, 0
@@ -25,8 +25,7 @@ class Size:
 
     seeds: int
     """SAEs are trained with so many seeds, and each is measured on pictures of its own."""
-    supervised_steps: int
-    """Of our SAEs."""
+    lengths: Lengths
     concepts: int
     """So many of each group, from the first on."""
     search: tuple[int, int]
@@ -54,7 +53,7 @@ class Size:
 
 FULL = Size(
     seeds=3,
-    supervised_steps=2000,
+    lengths=Lengths(unsupervised=1000, supervised=2000, epochs=30),
     concepts=len(OBJECTS),
     search=(3, 24),
     test=(4, 88),
@@ -70,7 +69,7 @@ FULL = Size(
 )
 QUICK = Size(
     seeds=1,
-    supervised_steps=500,
+    lengths=Lengths(unsupervised=400, supervised=400, epochs=6),
     concepts=2,
     search=(1, 16),
     test=(2, 24),

@@ -27,7 +27,7 @@ from .saes import GROUPS, HOOKPOINTS, LoadedSAE, Workplace, opened, unsupervised
 
 LEARNING_RATE = 5e-5
 """Theirs is 5e-6 for 20 times as many latents."""
-MAPS, EPOCH, EPOCHS, PATIENCE = 128, 100, 30, 5
+MAPS, EPOCH, PATIENCE = 128, 100, 5
 
 
 def saemnesia(place: Workplace, group: str, seed: int) -> LoadedSAE:
@@ -62,7 +62,7 @@ def _finetune(place: Workplace, group: str, seed: int) -> None:
         return mse + 3 * (told + 0.1 * correlation) + 0.01 * pre_acts.mean()
 
     best, best_loss, worse = sae.state_dict(), float("inf"), 0
-    for _ in tqdm(range(EPOCHS), desc="SAEmnesia"):
+    for _ in tqdm(range(place.lengths.epochs), desc="SAEmnesia"):
         for _ in range(EPOCH):
             adam.zero_grad()
             maps, _, shown = next(batches)

@@ -25,6 +25,18 @@ LATENTS, K = 1024, 16
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How long SAEs are trained."""
+
+    unsupervised: int
+    """Steps of all SAEs."""
+    supervised: int
+    """Further steps of ours; that of Concept Guard takes twice as many."""
+    epochs: int
+    """Of SAEmnesia's fine-tuning, at most."""
+
+
+@dataclass(frozen=True)
 class Workplace:
     """Where the activations are and where SAEs go."""
 
@@ -33,8 +45,7 @@ class Workplace:
     both_halves: Path
     """The same pictures with both."""
     folder: Path
-    supervised_steps: int
-    """Of our SAEs; that of Concept Guard takes twice as many."""
+    lengths: Lengths
 
     def path(self, kind: str, group: str, seed: int) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +70,8 @@ def trained(
     if not path.exists():
         command = ["train", str(cache), "--out", str(path), "--groups", group]
         command += ["--hookpoint", hookpoint or HOOKPOINTS[group]]
-        command += ["--latents", str(LATENTS), "--k", str(K), "--seed", str(seed), *options]
+        command += ["--latents", str(LATENTS), "--k", str(K), "--seed", str(seed)]
+        command += ["--unsupervised-steps", str(place.lengths.unsupervised), *options]
         if cli.main(command):
             raise SystemExit(f"Could not train {path}.")
     return opened(path)
@@ -72,14 +84,14 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """Ours."""
-    return trained(
-        place, place.both_halves, "supervised", group, seed, "--supervised-steps", str(place.supervised_steps)
-    )
+    steps = ("--supervised-steps", str(place.lengths.supervised))
+    return trained(place, place.both_halves, "supervised", group, seed, *steps)
 
 
 def drawn(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """That of Concept Guard."""
-    options = ("--branch", "uncond", "--supervised-steps", str(2 * place.supervised_steps), "--learning-rate", "2e-3")
+    steps = ("--supervised-steps", str(2 * place.lengths.supervised))
+    options = ("--branch", "uncond", *steps, "--learning-rate", "2e-3")
     return trained(place, place.both_halves, "drawn", group, seed, *options, hookpoint=DRAWN_HOOKPOINT)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..sae_ops.autoencoder import SAEConfig
+from ..sae_ops.concepts import Concept
 from .cache import Cache, CacheError
 from .config import TrainingConfig
 from .data import LabelledImages
@@ -58,7 +59,7 @@ class Plan:
     def kept(self) -> dict[tuple[str, str], list[int]]:
         """With the guidance loss, the latents of labels for which the base has learned what they bring."""
         concepts = self.base.header.concepts if self.base and self.guided else ()
-        return {(c.group, c.name): list(c.latents) for c in concepts if c.turn == GUIDED_TURN}
+        return {(c.group, c.name): list(c.latents) for c in concepts if _is_guided(c)}
 
     @property
     def learning(self) -> list[tuple[str, str]]:
@@ -91,6 +92,14 @@ def plan_training(
             f"{cache.folder} holds the prompt's half of guidance alone, but what is drawn is learned from the other "
             "half. Collect again with the branch both."
         )
+    if base is not None and config.guidance_weight > 0 and cache.halves < 2:
+        guided = [concept.name for concept in base.header.concepts if _is_guided(concept)]
+        if guided:
+            raise CacheError(
+                f"{cache.folder} holds the prompt's half of guidance alone, but of the SAE to extend {', '.join(guided)} "
+                "were learned with the guidance loss, which needs both halves, and concepts added without it hardly "
+                "erase. Collect again with the branch both (or train with guidance weight 0)."
+            )
     if plan.drawn and base is not None:
         raise ValueError("An SAE of the branch uncond cannot be extended. Train a new one on all concepts.")
     check_examples(plan)
@@ -116,6 +125,11 @@ def check_examples(plan: Plan) -> None:
                     f"'{name}' ({group}) is in {int(column.sum())} of the {len(shown)} {part} images, but there must "
                     "be images with it and without it. Collect more prompts and seeds."
                 )
+
+
+def _is_guided(concept: Concept) -> bool:
+    """Whether its latents have learned by the guidance loss what its name brings."""
+    return concept.turn == GUIDED_TURN
 
 
 def _concepts(cache: Cache, groups: list[str] | None, base: Base | None) -> list[tuple[str, str]]:

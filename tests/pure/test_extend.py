@@ -78,6 +78,19 @@ def test_with_both_halves_cached_new_concepts_learn_what_their_names_bring(tmp_p
         torch.testing.assert_close(left[:3], gone[:3], rtol=0.25, atol=0)
 
 
+def test_an_sae_made_with_the_guidance_loss_is_not_extended_without_it(tmp_path, capsys):
+    both = write_cache(tmp_path / "both", plant(range(20)), branch="both")
+    half = write_cache(tmp_path / "half", plant(range(20)), branch="cond")
+    size = ("--latents", "48", "--k", "2", "--unsupervised-steps", "20", "--supervised-steps", "10")
+    base, more = tmp_path / "base.safetensors", tmp_path / "more.safetensors"
+    assert train(both, base, *size, "--groups", "object") == 0
+    extend = ("--extend", base, "--supervised-steps", "10")
+    assert train(half, more, *extend) != 0
+    said = capsys.readouterr().err
+    assert str(half) in said and "Collect again with the branch both" in said and not more.exists()
+    assert train(half, more, *extend, "--guidance-weight", "0") == 0
+
+
 def test_concepts_of_the_base_that_no_prompt_names_leave_the_new_ones_all_free_latents(tmp_path):
     both = write_cache(tmp_path / "both", plant(range(20)), branch="both")
     size = ("--latents", "48", "--k", "2", "--unsupervised-steps", "20", "--supervised-steps", "10")

@@ -96,9 +96,9 @@ def plan_training(
         guided = [concept.name for concept in base.header.concepts if _is_guided(concept)]
         if guided:
             raise CacheError(
-                f"{cache.folder} holds the prompt's half of guidance alone, but of the SAE to extend {', '.join(guided)} "
-                "were learned with the guidance loss, which needs both halves, and concepts added without it hardly "
-                "erase. Collect again with the branch both (or train with guidance weight 0)."
+                f"{cache.folder} holds the prompt's half of guidance alone, but the SAE to extend has learned "
+                f"{', '.join(guided)} with the guidance loss, which needs both halves, and concepts added without it "
+                "hardly erase. Collect again with the branch both (or train with guidance weight 0)."
             )
     if plan.drawn and base is not None:
         raise ValueError("An SAE of the branch uncond cannot be extended. Train a new one on all concepts.")

@@ -34,7 +34,7 @@ def main() -> None:
     from shapecanvas.collect import collect
     from shapecanvas.world import open_world
 
-    from .all_tables import TABLES
+    from .all_tables import PICTURES, TABLES
     from .bench import FULL, QUICK, Bench
     from .pictures import SAMPLING
     from .records import Records
@@ -57,6 +57,8 @@ def main() -> None:
         path = OUT / f"{name}{'_quick' if options.quick else ''}.json"
         path.write_text(json.dumps({"machine": machine(), "found": found}, indent=1), encoding="utf-8")
         path.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+        if name in PICTURES:
+            PICTURES[name](found).savefig(path.with_suffix(".png"))
         print(f"\n{name}\n\n{table}", flush=True)
 
 

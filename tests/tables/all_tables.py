@@ -5,6 +5,7 @@ from collections.abc import Callable
 from . import black_box, generality, one_to_one, white_box
 from .bench import Bench
 from .chosen import ChosenMethod
+from .curves import curves
 from .erasing import one_concept, several_concepts
 from .markdown import one_concept_table, search_cost_table, several_concepts_table
 from .saemnesia import saemnesia
@@ -79,6 +80,8 @@ TABLES: dict[str, Table] = {
     "generality": other_settings,
     "one_to_one": one_latent_each,
 }
+PICTURES = {"several_objects": curves}
+"""How what was found for some tables is drawn, as a matplotlib figure."""
 
 
 def chosen_methods(bench: Bench, names: tuple[str, ...]) -> list[ChosenMethod]:

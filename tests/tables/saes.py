@@ -83,9 +83,10 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 
 
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
-    """Ours."""
-    steps = ("--supervised-steps", str(place.lengths.supervised))
-    return trained(place, place.both_halves, "supervised", group, seed, *steps)
+    """Ours; of styles without the guidance loss, as `train` advises where that explains too little."""
+    options = ["--supervised-steps", str(place.lengths.supervised)]
+    options += ["--guidance-weight", "0"] if group == "style" else []
+    return trained(place, place.both_halves, "supervised", group, seed, *options)
 
 
 def drawn(place: Workplace, group: str, seed: int) -> LoadedSAE:

@@ -37,8 +37,8 @@ class TrainingConfig:
     assignment: str = "greedy"
     """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum of scores."""
     concept_latents: int | None = None
-    """Latents of every concept: its own, and those that carry most of what it does not. None is 8; with the guidance
-    loss 24, or as many as there are for each label. Of the branch "uncond" all 8 together tell the concept."""
+    """Latents of every concept: its own, and those that carry most of what it does not. None is 24, or as many as there
+    are for each label. Of the branch "uncond" it is 8, which together tell the concept."""
     validations: int = 20
     """How often each phase is measured on images held out; the best weights are kept."""
     patience: int = 5

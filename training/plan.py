@@ -11,8 +11,8 @@ from .data import LabelledImages
 from .extend import Base, open_base
 from .stream import held_out, readable
 
-CONCEPT_LATENTS, GUIDED_LATENTS = 8, 24
-"""Of every concept, if nothing else is asked for; the second with the guidance loss."""
+CONCEPT_LATENTS, DRAWN_LATENTS = 24, 8
+"""Of every concept, if nothing else is asked for; the second of the branch "uncond"."""
 GUIDED_TURN = 1.7
 """Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
 
@@ -69,7 +69,7 @@ class Plan:
 
     def latents_each(self, n_latents: int) -> int:
         """How many every label that learns has, of so many latents."""
-        usual = GUIDED_LATENTS if self.guided else CONCEPT_LATENTS
+        usual = DRAWN_LATENTS if self.drawn else CONCEPT_LATENTS
         return self.config.concept_latents or max(1, min(usual, n_latents // len(self.learning)))
 
     def without_other_labels(self, images: LabelledImages) -> LabelledImages:
@@ -98,7 +98,7 @@ def plan_training(
             raise CacheError(
                 f"{cache.folder} holds the prompt's half of guidance alone, but the SAE to extend has learned "
                 f"{', '.join(guided)} with the guidance loss, which needs both halves, and concepts added without it "
-                "hardly erase. Collect again with the branch both (or train with guidance weight 0)."
+                "hardly erase. Collect again with the branch both (or train with --guidance-weight 0)."
             )
     if plan.drawn and base is not None:
         raise ValueError("An SAE of the branch uncond cannot be extended. Train a new one on all concepts.")

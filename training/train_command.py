@@ -31,7 +31,7 @@ OPTIONS = {
     "learning_rate": "Adam's (default: 2e-4 / sqrt(latents / 2^14))",
     "precision": "of the encoder's product",
     "assignment": "how latents are given to concepts",
-    "concept_latents": "of every concept: its own, and those that carry the rest of it (default: 8; with guidance 24)",
+    "concept_latents": "of every concept: its own, and those that carry the rest of it (default: 24; of uncond 8)",
     "concept_weight": "of the concept loss beside the reconstruction",
     "decorrelation_weight": "of the decorrelation within it",
     "silence_weight": "of the silence, likewise: latents shall not fire where their concept is not",

@@ -59,7 +59,7 @@ def other_settings(bench: Bench):
     size, methods = bench.size, chosen_methods(bench, UNGUARDED)
     found = generality.measure(
         *(bench.world, bench.place, bench.records, methods, GROUPS["object"][: size.resampled]),
-        **{"lora_steps": size.lora_steps, "sae_seed": 0},
+        **{"pictures": size.pictures_each, "lora_steps": size.lora_steps, "sae_seed": 0},
     )
     return found, generality.markdown(found)
 

@@ -47,6 +47,8 @@ class Size:
     attack: Attack
     resampled: int
     """So many objects are sampled with other settings."""
+    pictures_each: tuple[int, int]
+    """Of each of them with each setting: pictures of every pair that asks for it, and pictures of other pairs."""
     lora_steps: int
     """Of the LoRA with which they are."""
 
@@ -65,6 +67,7 @@ FULL = Size(
     prompts=24,
     attack=Attack(),
     resampled=4,
+    pictures_each=(2, 24),
     lora_steps=300,
 )
 QUICK = Size(
@@ -81,6 +84,7 @@ QUICK = Size(
     prompts=8,
     attack=Attack(looks=(50,)),
     resampled=1,
+    pictures_each=(1, 8),
     lora_steps=100,
 )
 

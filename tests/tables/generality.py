@@ -52,14 +52,14 @@ def measure(
     records: Records,
     methods: Sequence[ChosenMethod],
     concepts: Sequence[str],
-    asking_seeds: int = 2,
-    others: int = 24,
+    pictures: tuple[int, int] = (2, 24),
     settings: Sequence[str] = (),
     lora_steps: int = 300,
     **facts,
 ) -> dict:
     """{setting: {method: {concept: scores}}}; settings: only these. The LoRA is trained if it is not there.
 
+    pictures: of every pair that asks for the concept, and of other pairs.
     facts: what else tells one run from another, such as the seed of the SAEs. To be read against the method that
     erases nothing: what is broken under a setting without erasing was not broken by erasing.
     """
@@ -71,11 +71,11 @@ def measure(
                 if setting.lora_style and concept not in OBJECTS:
                     continue
                 key = {"table": "generality", "setting": name, "method": method.name, "concept": concept}
-                size = {"pictures": [asking_seeds, others], **({"lora_steps": lora_steps} if setting.lora else {})}
-                pictures = wanted([concept], asking_seeds, others, FIRST_SEED)
+                size = {"pictures": list(pictures), **({"lora_steps": lora_steps} if setting.lora else {})}
+                chosen = wanted([concept], *pictures, FIRST_SEED)
 
-                def drawn(setting=setting, method=method, concept=concept, pictures=pictures) -> Judged:
-                    return _drawn(world, place, method, concept, pictures, setting, lora_steps)
+                def drawn(setting=setting, method=method, concept=concept, chosen=chosen) -> Judged:
+                    return _drawn(world, place, method, concept, chosen, setting, lora_steps)
 
                 judged = records.get({**key, **size, **facts}, drawn)
                 row = scores(judged, [concept])

@@ -1,7 +1,8 @@
 """The largest latents of vectors, at the cost of one dense product and without ever holding all pre_acts.
 
-A dense product is several times as fast in bf16, on GPUs and on processors with AMX. Its error is bounded, so it tells
-for certain which few pre_acts may be among the largest; these are computed again in fp32, which decides.
+A dense product is several times as fast in bf16, on GPUs and on processors with AMX or AVX512-BF16. Its error is
+bounded, so it tells for certain which few pre_acts may be among the largest; these are computed again in fp32, which
+decides.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def largest(x: torch.Tensor, linear: Linear, count: int) -> tuple[torch.Tensor, 
 
 
 def bf16_linear(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
-    """For vectors in bf16; weight [n, d] and bias [n] of any dtype. A processor with AMX gets them laid out once."""
+    """For vectors in bf16; weight [n, d] and bias [n] of any dtype. Laid out for a processor that is fast at it."""
     weight, bias = weight.detach().bfloat16(), bias.detach().bfloat16()
     library = torch.ops.mkldnn
     if weight.device.type == "cpu" and is_worthwhile(weight.device) and hasattr(library, "_linear_pointwise"):
@@ -180,8 +181,8 @@ def is_worthwhile(device: torch.device) -> bool:
     """Whether this machine multiplies bf16 matrices much faster than fp32 ones, so that screening saves time."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and has_amx is not None and has_amx()
+    known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return device.type == "cpu" and any(supported is not None and supported() for supported in known)
 
 
 def chosen_dots(x: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 Prints a table and writes output/bench/erase.json. The weights are random: the time does not depend on them. The step is
 ComfyUI's own model called once with both halves of guidance; the edits run on what passed at the hookpoint, with
-concepts of eight latents of which none, one or all are shown. Every way runs in a process of its own.
+concepts of 24 latents, as `train` gives them, of which none, one or all are shown. Every way runs in a process of its
+own.
 """
 
 import argparse

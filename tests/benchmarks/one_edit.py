@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 N, K = 20480, 32
-LATENTS = 8
+LATENTS = 24
 """Of each concept; the first detects, as after `sae-eraser train` with its defaults."""
 RUNS = 15
 WAYS = ("dense", "exact", "threshold")

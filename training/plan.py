@@ -82,8 +82,8 @@ def plan_training(
 ) -> Plan:
     """One latent for every label of these groups (None: of all), or for those that the SAE to extend does not know.
 
-    Raises CacheError if the cache has no such labels, or too few images with or without one; ValueError if an SAE has
-    too few latents for them, or does not fit the cache.
+    Raises CacheError if the cache has no such labels, too few images with or without one, or only one half of guidance
+    where both are needed; ValueError if an SAE has too few latents for them, or does not fit the cache.
     """
     base = open_base(extend, cache, orders[0].hookpoint) if extend else None
     plan = Plan(cache, orders, _concepts(cache, groups, base), config, base)

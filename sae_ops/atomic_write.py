@@ -1,12 +1,21 @@
 """Writing files so that a stop at any moment leaves either the whole new file or the old one."""
 
+import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+ENOUGH_BYTES = 1 << 16
+"""A disk with less is full: what was written last may have needed more than was left."""
+
+
+class DiskFull(OSError):
+    """There is no room for the file; the message names it."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls write(part) with a name beside `path` and then puts that file in its place, durably."""
+    """Calls write(part) with a name beside `path` and then puts that file in its place, durably. Raises DiskFull."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -14,8 +23,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         mode = part.stat().st_mode
         write(part)
         part.chmod(mode)  # safetensors writes files that only their owner can read
-        with open(part, "rb") as file:
+        with open(part, "rb+") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         os.replace(part, path)
+    except Exception as error:  # torch and safetensors have errors of their own for it
+        if _is_full(part.parent, error):
+            raise DiskFull(f"The disk of {path} is full. Free some space and run the same again.") from error
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _is_full(folder: Path, error: Exception) -> bool:
+    reasons = (errno.ENOSPC, errno.EDQUOT)
+    said = any(getattr(error, "errno", None) == reason or os.strerror(reason) in str(error) for reason in reasons)
+    return said or shutil.disk_usage(folder).free < ENOUGH_BYTES

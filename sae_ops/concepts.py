@@ -1,6 +1,7 @@
 """Concepts: the latents that carry them and how strongly these fire at every noise level."""
 
 import difflib
+import unicodedata
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,11 @@ class Concept:
     """The first latent tells which pictures show the concept: the others move only in maps in which it fires."""
     facts: dict = field(default_factory=dict)
     """Measured while training: accuracy, separation and the like. Not used for erasing."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from a namesake of another group."""
+        return f"{self.group}: {self.name}"
 
 
 @dataclass(frozen=True)
@@ -69,19 +75,14 @@ def find_concept(concepts: tuple[Concept, ...], name: str) -> int:
 
     Raises UnknownConcept, which lists those there are.
     """
-    wanted = name.strip().casefold()
-    found = [index for index, concept in enumerate(concepts) if concept.name.casefold() == wanted]
-    if not found:
-        group, _, bare = wanted.partition(":")
-        found = [
-            index
-            for index, concept in enumerate(concepts)
-            if (concept.group.casefold(), concept.name.casefold()) == (group.strip(), bare.strip())
-        ]
+    found = [index for index, concept in enumerate(concepts) if name in (concept.name, concept.label)]
+    wanted = _comparable(name)
+    for names in ([_comparable(concept.name) for concept in concepts], [_comparable(c.label) for c in concepts]):
+        found = found or [index for index, own in enumerate(names) if own == wanted]
     if len(found) == 1:
         return found[0]
     if found:
-        choices = ", ".join(f"'{concepts[index].group}: {concepts[index].name}'" for index in found)
+        choices = ", ".join(f"'{concepts[index].label}'" for index in found)
         raise UnknownConcept(f"'{name}' names {len(found)} concepts; write one of {choices}.")
     names = [concept.name for concept in concepts]
     if not names:
@@ -89,10 +90,15 @@ def find_concept(concepts: tuple[Concept, ...], name: str) -> int:
             f"This SAE has no concepts, so '{name.strip()}' cannot be found. Add concepts with 'sae-eraser train "
             "--extend', or with 'sae-eraser import --concepts' if its authors published a table of them."
         )
-    folded = {concept_name.casefold(): concept_name for concept_name in names}
+    folded = {_comparable(concept_name): concept_name for concept_name in names}
     near = difflib.get_close_matches(wanted.rpartition(":")[2].strip(), folded, n=1)
     hint = f" Did you mean '{folded[near[0]]}'?" if near else ""
     raise UnknownConcept(f"This SAE has no concept '{name.strip()}'.{hint} It has: {', '.join(names)}.")
+
+
+def _comparable(name: str) -> str:
+    """Whatever its case, its spaces, and the way in which its accents are written."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace(":", ": ").split())
 
 
 def term_ranges(concepts: tuple[Concept, ...]) -> list[range]:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from .concepts import Concept
-from .file import SAEHeader, is_sae_file, read_header
-from .formats import read_foreign, recognise
+from .file import SAEHeader, read_header
+from .formats import is_ours, read_foreign
 
 EXPLAINED = 0.6
 """Of what a concept's name brings; concepts whose latents explain less are named."""
@@ -12,7 +12,7 @@ EXPLAINED = 0.6
 
 def describe_file(path: Path) -> str:
     """Of an SAE file, or of another tool's; without the weights where the header says all. Raises SAEFileError."""
-    if is_sae_file(path) or not (path.is_dir() or recognise(path)):
+    if is_ours(path):
         return describe(path, read_header(path))
     foreign = read_foreign(path)
     how = f"{foreign.format}, to be imported with: sae-eraser import {path} --out FILE"

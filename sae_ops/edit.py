@@ -104,7 +104,7 @@ class ConceptEdit:
         result = torch.where(changed[:, None], edited.to(x.dtype), x.flatten(2))
         if terms.replaces.any():
             shares = (fires * finds[:, None] * now.strength).amax(dim=1)
-            result = take_from_neighbours(result, detected, shares, x.shape[-1])
+            result = take_from_neighbours(result, detected, shares, x.shape[2:])
         return result.reshape(x.shape)
 
     def _strengths(self, x: torch.Tensor, place: Place | None) -> torch.Tensor:
@@ -140,7 +140,7 @@ class _Now:
     strength: torch.Tensor
     """[images, terms, 1 or positions]."""
     gate: torch.Tensor
-    """What a latent has to exceed to fire, [images, terms, 1]; infinite where it is not to be erased."""
+    """What a latent has to exceed to fire, [images, terms, 1], inside a mask or not; infinite if it is not erased."""
     with_concept: torch.Tensor
     """mu(i, sigma, D_c), [images, terms, 1]."""
     background: torch.Tensor
@@ -152,10 +152,9 @@ class _Now:
     ) -> "_Now":
         """active bool [images, terms], strength as of _strengths, sigma [images]."""
         means = {name: mean[:, :, None] for name, mean in statistics.at(sigma, terms.index).items()}
-        strength = active[:, :, None] * strength
-        detects = torch.where(terms.replaces[:, None], active[:, :, None], (strength > 0) & ~terms.steers[:, None])
-        gate = means["overall"].clamp(min=0).masked_fill(~detects, float("inf"))
-        return _Now(terms, strength, gate, means["with_concept"], means["background"])
+        erased = active & (terms.strength > 0) & ~terms.steers
+        gate = means["overall"].clamp(min=0).masked_fill(~erased[:, :, None], float("inf"))
+        return _Now(terms, active[:, :, None] * strength, gate, means["with_concept"], means["background"])
 
     def __getitem__(self, chosen: torch.Tensor) -> "_Now":
         parts = (self.strength, self.gate, self.with_concept, self.background)

@@ -1,5 +1,6 @@
 """What a user asks for: which concept to erase or to strengthen, how, when, and where in the picture."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,5 +52,12 @@ class Erasure:
             raise ValueError(f"Unknown mode '{self.mode}'; known are {', '.join(MODES)}, {STEER}, {PAPER_COMPAT}.")
         if self.branch not in BRANCHES:
             raise ValueError(f"Unknown branch '{self.branch}'; known are {', '.join(BRANCHES)}.")
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"The strength is {self.strength:g}, but must be a number from 0 on.")
+        if not self.sigma_end <= self.sigma_start:
+            raise ValueError(
+                f"The noise levels begin at {self.sigma_start:g} and end at {self.sigma_end:g}, but noise falls. "
+                "Exchange start and end."
+            )
         if self.mode == PAPER_COMPAT and self.mask is not None:
             raise ValueError(f"The mode {PAPER_COMPAT} changes the whole picture, so it takes no mask.")

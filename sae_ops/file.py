@@ -6,7 +6,8 @@ SparseAutoencoder's state, and "concepts.<name>" for every field of ConceptStati
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -61,9 +62,9 @@ def set_training_fact(path: Path, name: str, value: str) -> None:
         metadata = dict(file.metadata() or {})
         _parse(path, metadata)
         tensors = {key: file.get_tensor(key) for key in file.keys()}
-    fields = json.loads(metadata[FORMAT_KEY])
-    fields["training"] = {**fields.get("training", {}), name: value}
-    metadata[FORMAT_KEY] = json.dumps(fields)
+    header = json.loads(metadata[FORMAT_KEY])
+    header["training"] = {**header.get("training", {}), name: value}
+    metadata[FORMAT_KEY] = json.dumps(header)
     write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
 
 
@@ -86,11 +87,12 @@ def load_sae(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistic
     """Reads the whole file to the CPU in fp32 and checks shapes and values. Raises SAEFileError."""
     with _opened(path) as file:
         header = _parse(path, file.metadata() or {})
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+        tensors = {name: _fp32(path, file, name) for name in file.keys()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise SAEFileError(f"{path}: the tensor '{name}' holds NaN or infinity. Train or download the SAE again.")
-    sae = SparseAutoencoder(header.autoencoder)
+    with torch.device("meta"):  # the file decides how large it is, not what its header claims
+        sae = SparseAutoencoder(header.autoencoder)
     expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
     terms = sum(len(concept.latents) for concept in header.concepts)
     levels = tensors["concepts.sigmas"].numel() if "concepts.sigmas" in tensors else 0
@@ -109,7 +111,7 @@ def load_sae(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistic
     sigmas = tensors["concepts.sigmas"]
     if sigmas[0] <= 0 or (sigmas.diff() <= 0).any():
         raise SAEFileError(f"{path}: the noise levels of its concepts must be positive and ascending; train it again.")
-    sae.load_state_dict({name: tensors[name] for name in sae.state_dict()})
+    sae.load_state_dict({name: tensors[name] for name in sae.state_dict()}, assign=True)
     statistics = ConceptStatistics(*(tensors[f"concepts.{name}"] for name in ConceptStatistics.__dataclass_fields__))
     return sae.eval().requires_grad_(False), header, statistics
 
@@ -125,6 +127,19 @@ def _opened(path: Path):
         ) from error
 
 
+def _fp32(path: Path, file, name: str) -> torch.Tensor:
+    try:
+        tensor = file.get_tensor(name)
+        if tensor.is_floating_point():
+            return tensor.to(torch.float32, copy=True)  # the file may be overwritten while it is in use
+        kind = str(tensor.dtype)
+    except (SafetensorError, NotImplementedError) as error:  # numbers that this torch does not know
+        kind = str(error)
+    raise SAEFileError(
+        f"{path}: the numbers of the tensor '{name}' cannot be used ({kind}). Save it in fp32, fp16 or bf16."
+    )
+
+
 def _parse(path: Path, metadata: dict[str, str]) -> SAEHeader:
     if FORMAT_KEY not in metadata:
         raise SAEFileError(
@@ -133,29 +148,51 @@ def _parse(path: Path, metadata: dict[str, str]) -> SAEHeader:
             "tools are read by 'sae-eraser import'."
         )
     try:
-        fields = json.loads(metadata[FORMAT_KEY])
-        version = fields.pop("version")
+        found = json.loads(metadata[FORMAT_KEY])
+        version = found.pop("version")
         if version > FORMAT_VERSION:
             raise SAEFileError(f"{path} was written by a newer SAE Eraser (format {version}). Update this pack.")
-        config = SAEConfig(**fields.pop("autoencoder"))
-        concepts = tuple(_concept(concept, config) for concept in fields.pop("concepts"))
-        header = SAEHeader(**fields, autoencoder=config, concepts=concepts)
+        config = SAEConfig(**found.pop("autoencoder"))
+        concepts = _concepts(found.pop("concepts"), config)
+        header = SAEHeader(**found, autoencoder=config, concepts=concepts)
+        _check_types(header)
         if header.hooked not in HOOKED_TENSORS:
             raise ValueError(f"hooked tensor '{header.hooked}' is unknown; known are {', '.join(HOOKED_TENSORS)}")
         if header.branch not in TRAINED_BRANCHES:
             raise ValueError(f"branch '{header.branch}' is unknown; known are {', '.join(TRAINED_BRANCHES)}")
     except SAEFileError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise SAEFileError(f"{path}: its header cannot be understood ({error}). Train or download it again.") from error
     return header
 
 
-def _concept(fields: dict, config: SAEConfig) -> Concept:
-    concept = Concept(**{**fields, "latents": tuple(fields["latents"])})
+def _check_types(record: SAEHeader | Concept) -> None:
+    """Raises TypeError if a field of text or facts holds something else: JSON may hold anything."""
+    for own in fields(record):
+        value = getattr(record, own.name)
+        if own.type in (str, dict) and not isinstance(value, own.type):
+            raise TypeError(f"'{own.name}' is {value!r}")
+
+
+def _concepts(listed: list[dict], config: SAEConfig) -> tuple[Concept, ...]:
+    concepts = tuple(_concept(concept, config) for concept in listed)
+    for (group, name), count in Counter((concept.group, concept.name) for concept in concepts).items():
+        if count > 1:
+            raise ValueError(f"{count} concepts are called '{group}: {name}'")
+    return concepts
+
+
+def _concept(found: dict, config: SAEConfig) -> Concept:
+    concept = Concept(**{**found, "latents": tuple(found["latents"])})
+    _check_types(concept)
+    if not concept.latents or not all(type(latent) is int for latent in concept.latents):
+        raise ValueError(f"the latents of '{concept.name}' are {list(concept.latents)}")
     if any(not 0 <= latent < config.n_latents for latent in concept.latents):
         raise ValueError(f"'{concept.name}' points at a latent beyond the {config.n_latents} there are")
     for name in ("multiplier", "turn"):
         if not math.isfinite(getattr(concept, name)):
             raise ValueError(f"the {name} of '{concept.name}' is {getattr(concept, name)}")
+    if concept.turn < 0:
+        raise ValueError(f"the turn of '{concept.name}' is {concept.turn}, which would strengthen it")
     return concept

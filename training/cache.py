@@ -10,10 +10,8 @@ are kept, an image has two maps of each call, the conditional one first. Everyth
 any moment loses at most the shard being written, and several machines can write shards of one cache.
 """
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -23,12 +21,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..sae_ops.atomic_write import write_atomically
+from ..sae_ops.atomic_write import DiskFull, write_atomically
 from .storage import SCALE, restored, stored
 
 MANIFEST = "manifest.json"
 CACHE_VERSION = 2
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CacheError(ValueError):
@@ -126,13 +123,10 @@ class CacheWriter:
     def _write(self, path: Path, write) -> None:
         try:
             write_atomically(path, write)
-        except (OSError, SafetensorError) as error:
-            if any(getattr(error, "errno", None) == full or os.strerror(full) in str(error) for full in _DISK_FULL):
-                raise CacheError(
-                    f"The disk of {self.folder} is full. Free some space and run the same again: it goes on at "
-                    f"{path.name}."
-                ) from error
-            raise
+        except DiskFull as error:
+            raise CacheError(
+                f"The disk of {self.folder} is full. Free some space and run the same again: it goes on at {path.name}."
+            ) from error
 
 
 class Cache:

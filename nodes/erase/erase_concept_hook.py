@@ -46,7 +46,7 @@ class EraseConceptHook(io.ComfyNode):
     @classmethod
     def execute(cls, strength, mode, sae: dict | None = None, mask=None, prev_hooks=None) -> io.NodeOutput:
         hooks = prev_hooks.clone() if prev_hooks else HookGroup()
-        if strength > 0:
+        if strength != 0:
             loaded, concept = open_choice(cls, sae)
             hooks.add(erasure_hook(loaded, Erasure(concept, strength, mode, mask=read_mask(mask))))
         return io.NodeOutput(hooks)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 FOLDER = "sae"
 NONE_INSTALLED = "no SAE installed"
 SAMPLES, SAMPLE_BYTES = 64, 4096
+_living: weakref.WeakValueDictionary[tuple, "LoadedSAE"] = weakref.WeakValueDictionary()
 
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
 folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], set(WEIGHT_SUFFIXES))
@@ -98,20 +100,23 @@ def _listings() -> dict[str, _Listing]:
         path = folder_paths.get_full_path(FOLDER, name)
         if path is None:  # a link to a file that is gone
             continue
-        try:
-            found[name] = _listing(*_stamp(path))
-        except (SAEFileError, OSError):
-            continue
+        listing = _listing(*_stamp(path))
+        if listing:
+            found[name] = listing
     return found
 
 
 @functools.lru_cache(maxsize=512)
-def _listing(path: str, mtime: float, size: int) -> _Listing:
-    if not is_sae_file(Path(path)) and recognise(Path(path)):
-        return _Listing((), True, content_id(path), "")
-    header = read_header(Path(path))
-    erases, url = header.branch == "cond", str(header.training.get("url", ""))
-    return _Listing(_labels(header.concepts), erases, content_id(path), url)
+def _listing(path: str, mtime: float, size: int) -> _Listing | None:
+    """None if the file is no SAE, whatever is wrong with it: the page needs the list of all others."""
+    try:
+        if not is_sae_file(Path(path)) and recognise(Path(path)):
+            return _Listing((), True, content_id(path), "")
+        header = read_header(Path(path))
+        erases, url = header.branch == "cond", str(header.training.get("url", ""))
+        return _Listing(_labels(header.concepts), erases, content_id(path), url)
+    except Exception:
+        return None
 
 
 def _labels(concepts: tuple[Concept, ...]) -> tuple[str, ...]:
@@ -119,7 +124,7 @@ def _labels(concepts: tuple[Concept, ...]) -> tuple[str, ...]:
     groups = list(dict.fromkeys(concept.group for concept in concepts))
     namesakes = Counter(concept.name.casefold() for concept in concepts)
     return tuple(
-        concept.name if namesakes[concept.name.casefold()] == 1 else f"{concept.group}: {concept.name}"
+        concept.name if namesakes[concept.name.casefold()] == 1 else concept.label
         for concept in sorted(concepts, key=lambda concept: groups.index(concept.group))
     )
 
@@ -139,7 +144,15 @@ def content_id(path: str | Path) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str, path: str, mtime: float, size: int) -> LoadedSAE:
+def _load(*file) -> LoadedSAE:
+    """As long as a node holds it, it is the same object, so that erasures of one SAE can be joined."""
+    loaded = _living.get(file)
+    if loaded is None:
+        loaded = _living[file] = _read(*file)
+    return loaded
+
+
+def _read(name: str, path: str, mtime: float, size: int) -> LoadedSAE:
     loaded = LoadedSAE(name, *open_any(Path(path)))
     header = loaded.header
     if not header.hookpoint or not header.model_family:

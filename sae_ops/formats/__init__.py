@@ -39,11 +39,19 @@ def read_foreign(path: Path, given: dict | None = None) -> ForeignSAE:
     """
     checkpoint = open_checkpoint(find_weights(path), given)
     found = _format_of(checkpoint)
-    sae = found.read(checkpoint)
+    try:
+        sae = found.read(checkpoint)
+    except SAEFileError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise SAEFileError(
+            f"{checkpoint.path} looks like an SAE of {found.name}, but it or the settings beside it cannot be "
+            f"understood ({type(error).__name__}: {error}). Download or save it again."
+        ) from error
     place = named_place(checkpoint)
     header = SAEHeader(
         place.hookpoint,
-        found.model_family or place.model_family,
+        place.model_family or found.model_family,
         sae.config,
         place.hooked or found.hooked,
         training={"imported": {"format": found.name, "file": checkpoint.path.name}},
@@ -77,10 +85,15 @@ def known_formats() -> list[str]:
 
 def open_any(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistics]:
     """Reads an SAE file of ours or of another tool; the latter has no concepts. Raises SAEFileError."""
-    if is_sae_file(path) or not (path.is_dir() or recognise(path)):
+    if is_ours(path):
         return load_sae(path)
     foreign = read_foreign(path)
     return foreign.autoencoder, foreign.header, no_statistics()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether what is wrong with this file is to be said by sae_ops.file: no other format has its suffix or content."""
+    return is_sae_file(path) or not path.exists() or (path.suffix == ".safetensors" and not recognise(path))
 
 
 def no_statistics() -> ConceptStatistics:

@@ -40,10 +40,16 @@ def assemble(
                 f"{checkpoint.path}: its {name} should have the shape {expected}, but has {tuple(tensor.shape)}. "
                 "Its tensors do not belong together; download or save it again."
             )
-        if not torch.isfinite(tensor).all():
-            raise SAEFileError(f"{checkpoint.path}: its {name} holds NaN or infinity. Train or download it again.")
     if not subtracts_b_dec:
         tensors["b_enc"] = b_enc + W_enc @ b_dec
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise SAEFileError(f"{checkpoint.path}: its {name} holds NaN or infinity. Train or download it again.")
+    if input_scale <= 0:
+        raise SAEFileError(
+            f"{checkpoint.path}: its input is multiplied by {input_scale:g}, but that must be positive. Download or "
+            "save it again."
+        )
     sae.load_state_dict(tensors, strict=False)
     return sae.eval().requires_grad_(False)
 

@@ -52,7 +52,7 @@ def open_checkpoint(path: Path, given: dict | None = None) -> Checkpoint:
     held = _held(path)
     inner = held.get("state_dict")
     held = {**held, **inner} if isinstance(inner, Mapping) else held
-    tensors = {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in held.items() if isinstance(name, str) and _is_plain(path, name, value)}
     values = {name: value for name, value in held.items() if name not in tensors}
     return Checkpoint(path, tensors, values, {**(given or {}), **_settings(path.parent)})
 
@@ -70,12 +70,23 @@ def _held(path: Path) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+def _is_plain(path: Path, name: str, value: Any) -> bool:
+    """Whether it is a tensor. Raises SAEFileError if it is one that the file does not hold number by number."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_complex() or value.is_nested:
+        raise SAEFileError(f"{path}: the tensor '{name}' is no dense one of real numbers. Save it again as such.")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise SAEFileError(f"{path}: the tensor '{name}' is larger than the file. Save it again, contiguous.")
+    return True
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     for name in SETTINGS:
         if (folder / name).is_file():
             try:
                 settings = json.loads((folder / name).read_text(encoding="utf-8"))
-            except ValueError as error:
+            except (RecursionError, ValueError) as error:
                 raise SAEFileError(f"{folder / name} is no JSON ({error}). Download it again.") from error
             return settings if isinstance(settings, dict) else {}
     return {}

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from .checkpoint import Checkpoint
 
-_DIFFUSERS = re.compile(r"(?:(?:down|up)_blocks\.\d+|mid_block)\.(?:attentions|resnets)\.\d+")
+_DIFFUSERS = re.compile(
+    r"(?:(?<!\.)|(?<=\bunet\.))(?:(?:down|up)_blocks\.\d+|mid_block)\.(?:attentions|resnets)\.\d+(?!\d|\.[a-z])"
+)
+"""The block itself, of the UNet: no module within it, and none of a VAE or a ControlNet."""
 _SHORT = {
     "down.2.1": "down_blocks.2.attentions.1",
     "mid.0": "mid_block.attentions.0",

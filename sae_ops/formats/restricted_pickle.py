@@ -3,21 +3,37 @@
 import io
 import math
 import pickle
+import pickletools
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from ..file import SAEFileError
 
+ZIP = b"PK\x03\x04"
+"""How such a file begins."""
+
 
 def read_torch_file(path: Path) -> Any:
-    """What torch.save has written. Raises SAEFileError, before anything has run, if it holds more than plain data."""
+    """What torch.save has written. Raises SAEFileError, before anything has run, if it holds more than plain data.
+
+    And than what other packs have told torch, by add_safe_globals, is safe.
+    """
     try:
         with open(path, "rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
+            is_zip = file.read(4) == ZIP
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise SAEFileError(
+                        f"{path} is compressed, which torch.save does not do. Unpack it, or save it again."
+                    )
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except SAEFileError:
+        raise
     except Exception as error:  # a damaged file can fail anywhere in the readers of torch
         raise _refusal(path, error) from error
 
@@ -26,15 +42,25 @@ def read_pickle(path: Path) -> Any:
     """What pickle.dump or torch.save has written. Raises SAEFileError as read_torch_file does."""
     try:
         with open(path, "rb") as file:
-            if file.read(4) == b"PK\x03\x04":
+            if file.read(4) == ZIP:
                 return read_torch_file(path)
+            file.seek(0)
+            _refuse_empty_memos(file, path.stat().st_size)
             file.seek(0)
             value = _PlainUnpickler(file).load()
     except SAEFileError:
         raise
     except Exception as error:  # a damaged pickle can fail with any of Python's errors
         raise _refusal(path, error) from error
-    return read_torch_file(path) if value == torch.serialization.MAGIC_NUMBER else value
+    of_torch = isinstance(value, int) and value == torch.serialization.MAGIC_NUMBER
+    return read_torch_file(path) if of_torch else value
+
+
+def _refuse_empty_memos(file: BinaryIO, size: int) -> None:
+    """A pickle numbers what it says twice. It may begin with any number, for which Python then takes memory."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if "PUT" in opcode.name and int(argument or 0) > size:
+            raise pickle.UnpicklingError(f"it counts to {argument}, further than it is long")
 
 
 def _refusal(path: Path, error: Exception) -> SAEFileError:

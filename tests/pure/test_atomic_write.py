@@ -1,11 +1,12 @@
 """Writing a file: the whole new one or the old one, whatever happens."""
 
 import os
+import shutil
 import stat
 
 import pytest
 
-from sae_eraser.sae_ops.atomic_write import write_atomically
+from sae_eraser.sae_ops.atomic_write import DiskFull, write_atomically
 
 
 def test_the_folder_is_made(tmp_path):
@@ -36,3 +37,30 @@ def test_the_mode_of_the_file_is_what_the_umask_allows(tmp_path, umask, mode):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks the system how the file was opened")
+def test_what_is_flushed_was_opened_for_writing(tmp_path, monkeypatch):
+    """Windows refuses to flush anything else."""
+    import fcntl
+
+    modes, flush = [], os.fsync
+
+    def seen(descriptor):
+        modes.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    write_atomically(tmp_path / "file", lambda part: part.write_text("new"))
+    assert modes == [os.O_RDWR]
+
+
+def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=0))
+
+    def fail(part):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 3136 vs 3030")
+
+    with pytest.raises(DiskFull, match=f"disk of {tmp_path / 'file'} is full. Free some space"):
+        write_atomically(tmp_path / "file", fail)

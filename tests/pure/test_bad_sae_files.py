@@ -59,7 +59,9 @@ def test_a_file_of_a_newer_version(read, path):
     assert_refused(read, path, "newer", "Update this pack")
 
 
-@pytest.mark.parametrize("text", ["{", "null", '"sae"', "[1]", "{}", '{"version": "one"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "null", '"sae"', "[1]", "{}", '{"version": "one"}', "[" * 100_000], ids=str.__len__
+)
 def test_a_header_that_is_no_header(read, path, text):
     save_file(load_file(path), path, metadata={"sae_eraser": text})
     assert_refused(read, path, "header", "again")
@@ -76,6 +78,19 @@ def test_a_header_that_is_no_header(read, path, text):
         {"concepts": [DISC | {"latents": ["0"]}]},
         {"concepts": [DISC | {"multiplier": "-1"}]},
         {"concepts": [DISC | {"multiplier": float("nan")}]},
+        {"concepts": [DISC | {"turn": -3.0}]},
+        {"concepts": [DISC | {"latents": []}]},
+        {"concepts": [DISC | {"latents": [1.0]}]},
+        {"concepts": [DISC | {"latents": [True]}]},
+        {"concepts": [DISC | {"name": 5}]},
+        {"concepts": [DISC | {"facts": [1]}]},
+        {"concepts": [DISC, DISC | {"latents": [1]}]},
+        {"hookpoint": 5},
+        {"training": [1]},
+        {"autoencoder": {"d_in": "12", "n_latents": 24, "k": 6}},
+        {"autoencoder": {"d_in": -12, "n_latents": 24, "k": 6}},
+        {"autoencoder": {"d_in": 12, "n_latents": 24.0, "k": 6}},
+        {"autoencoder": {"d_in": 12, "n_latents": 24, "k": 6.5}},
         {"unheard_of": 1},
         {"autoencoder": None},
         {"autoencoder": {"d_in": 12, "n_latents": "24"}},
@@ -148,3 +163,20 @@ def test_noise_levels_that_do_not_rise(path, sigmas):
 def test_an_input_scale_of_zero(path):
     rewrite(path, {"input_scale": torch.tensor(0.0)})
     assert_refused(load_sae, path, "input_scale", "again")
+
+
+def test_a_header_that_claims_to_be_huge_takes_no_memory(path):
+    rewrite(path, autoencoder={"d_in": 10**7, "n_latents": 10**7, "k": 6})
+    assert_refused(load_sae, path, "should have the shape (10000000, 10000000)")
+
+
+def test_complex_numbers(path):
+    rewrite(path, {"W_enc": torch.zeros(24, 12, dtype=torch.complex64)})
+    assert_refused(load_sae, path, "'W_enc'", "complex64", "fp32")
+
+
+def test_a_loaded_file_may_be_overwritten_in_place(path, tmp_path):
+    sae, _, statistics = load_sae(path)
+    before = sae.W_enc.clone(), statistics.overall.clone()
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert torch.equal(sae.W_enc, before[0]) and torch.equal(statistics.overall, before[1])

@@ -29,6 +29,17 @@ def test_a_name_with_a_colon_in_it_is_found():
     assert find_concept(NAMESAKES, "Art Deco: late") == 5
 
 
+@pytest.mark.parametrize(
+    "name, index",
+    [("Disc", 0), ("disc", 1), ("disc ", 2), ("object: Disc", 0), ("Caf\u00e9", 3), ("cafe\u0301", 3), ("a:b: dog", 4)],
+)
+def test_what_is_listed_can_be_chosen(name, index):
+    """Namesakes by case or space alone, an accent written in two ways, and a colon in the group."""
+    names = [("Disc", "object"), ("disc", "object"), ("disc ", "object"), ("Cafe\u0301", "place"), ("dog", "a:b")]
+    concepts = tuple(Concept(own, group, (place,)) for place, (own, group) in enumerate(names))
+    assert find_concept(concepts, name) == index
+
+
 def test_an_unknown_name_lists_those_there_are_and_suggests_the_nearest():
     with pytest.raises(UnknownConcept, match="no concept 'wavi'. Did you mean 'wavy'.*disc, box, wavy, grainy"):
         find_concept(CONCEPTS, "wavi")

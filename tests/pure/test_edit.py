@@ -236,6 +236,18 @@ def test_nothing_is_recorded_for_gradients(x):
     assert not edit(x.requires_grad_(True), Erasure(1), sae=sae).requires_grad
 
 
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf, -math.inf])
+def test_a_strength_that_would_leave_the_concept_or_spoil_the_picture_is_refused(wrong):
+    with pytest.raises(ValueError, match="strength is"):
+        Erasure(0, wrong)
+
+
+@pytest.mark.parametrize("start, end", [(0.5, 1.0), (math.nan, 0.0), (1.0, math.nan)])
+def test_a_range_of_noise_levels_that_holds_none_is_refused(start, end):
+    with pytest.raises(ValueError, match="Exchange start and end"):
+        Erasure(0, sigma_start=start, sigma_end=end)
+
+
 @pytest.mark.parametrize("wrong", [{"mode": "delete"}, {"branch": "left"}])
 def test_an_unknown_mode_or_branch_is_refused_with_those_there_are(wrong):
     with pytest.raises(ValueError, match="'(delete|left)'; known are .*(ablate|uncond)"):

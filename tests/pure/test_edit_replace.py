@@ -70,3 +70,20 @@ def test_what_is_taken_is_free_of_the_other_concepts_that_are_erased():
     x = torch.tensor([[1.0, 0, -1], [0, 1, -2], [0, 0, -3], [0, 0, -4]]).T.reshape(1, 3, 1, 4)
     result = replace(x, Erasure(0, mode="replace"), Erasure(1, mode="ablate"))
     assert result[0, :, 0].T.tolist() == [[0, 0, -2], [0, 0, -2], [0, 0, -3], [0, 0, -4]]
+
+
+def test_in_a_video_the_nearest_is_in_the_same_frame():
+    """Two frames of three rows. Of the first frame only the top row is free of the concept; all of the second is."""
+    x = torch.zeros(1, 3, 2, 3, 1)
+    x[0, 1] = torch.arange(6.0).reshape(2, 3, 1)
+    x[0, 0, 0, 1:] = 1.0
+    assert replace(x)[0, 1, :, :, 0].tolist() == [[0, 0, 0], [3, 4, 5]]
+
+
+def test_in_a_long_text_as_well():
+    """Rounded distances would mistake the nearest."""
+    x = torch.zeros(1, 3, 9000, 1)
+    x[0, 1, :, 0] = torch.arange(9000.0)
+    x[0, 0, 1::2] = 1.0
+    moved = (replace(x)[0, 1, :, 0] - x[0, 1, :, 0]).abs()
+    assert torch.equal(moved, x[0, 0, :, 0])

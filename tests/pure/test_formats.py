@@ -271,6 +271,75 @@ def test_saelens_before_version_6(tmp_path):
         read_foreign(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "case, settings",
+    [
+        ("saelens_standard", {"normalize_activations": ["x"]}),
+        ("saelens_topk", {"architecture": "standard", "activation_fn": "topk", "activation_fn_kwargs": "x"}),
+        ("overcomplete_topk", {"k": "3"}),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_as_such(tmp_path, case, settings):
+    folder = tmp_path / case
+    folder.mkdir()
+    source = find_weights(REFERENCES / case)
+    (folder / source.name).write_bytes(source.read_bytes())
+    found = [json.loads(path.read_text()) for path in source.parent.glob("c*g.json")] or [{}]
+    (folder / "cfg.json").write_text(json.dumps(found[0] | settings))
+    with pytest.raises(SAEFileError, match=f"{source.name}.*[Dd]ownload or save it again"):
+        read_foreign(folder)
+
+
+@pytest.mark.parametrize("factor", [0, -2.0, float("nan")])
+def test_an_input_scale_that_is_none(tmp_path, factor):
+    source = REFERENCES / "saelens_standard"
+    config = json.loads((source / "cfg.json").read_text()) | {"normalize_activations": "expected_average_only_in"}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    (tmp_path / "sae_weights.safetensors").write_bytes((source / "sae_weights.safetensors").read_bytes())
+    (tmp_path / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor}))
+    with pytest.raises(SAEFileError, match="must be positive|NaN"):
+        read_foreign(tmp_path)
+
+
+def test_a_weights_file_of_other_things_is_told_what_it_holds(tmp_path):
+    """Not that it is a damaged safetensors file."""
+    torch.save({0: torch.ones(2), "mean": torch.ones(3)}, tmp_path / "mean.pt")
+    with pytest.raises(SAEFileError, match="none of the known formats.*its tensors are: mean"):
+        open_any(tmp_path / "mean.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(1).expand(40_000, 4000), torch.zeros(2, 2, dtype=torch.complex64), torch.zeros(4, 4).to_sparse()],
+    ids=["larger than the file", "complex", "sparse"],
+)
+def test_tensors_that_are_no_plain_numbers(tmp_path, tensor):
+    torch.save({"encoder.weight": tensor}, tmp_path / "sae.pt")
+    with pytest.raises(SAEFileError, match="the tensor 'encoder.weight' is"):
+        read_foreign(tmp_path / "sae.pt")
+
+
+@pytest.mark.parametrize(
+    "name, hookpoint",
+    [
+        ("unet.up_blocks.1.attentions.1", "up_blocks.1.attentions.1"),
+        ("sae_up_blocks.1.attentions.12_k32", "up_blocks.1.attentions.12"),
+        ("mid_block.attentions.0", "mid_block.attentions.0"),
+        ("unet.up_blocks.1.attentions.1.transformer_blocks.0.attn2", ""),
+        ("up_blocks.1.attentions.12.proj_in", ""),
+        ("vae.decoder.mid_block.attentions.0", ""),
+        ("controlnet.down_blocks.2.attentions.1", ""),
+    ],
+)
+def test_only_a_block_of_the_unet_itself_is_a_hookpoint(tmp_path, weights, name, hookpoint):
+    assert read_foreign(write_saeuron(tmp_path / name, weights)).header.hookpoint == hookpoint
+
+
+def test_the_place_tells_the_model_better_than_the_format(tmp_path, weights):
+    """SAeUron's are of SD1.5, but the name is one of SDXL's."""
+    assert read_foreign(write_saeuron(tmp_path / "mid.0", weights)).header.model_family == "SDXL"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_no_numbers(tmp_path, weights, value):
     weights["W_dec"][0, 0] = value

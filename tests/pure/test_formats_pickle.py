@@ -147,3 +147,25 @@ def test_a_truncated_pickle(tmp_path, share):
     (tmp_path / "cut.pkl").write_bytes(data[: int(share * len(data))])
     with pytest.raises(SAEFileError, match="damaged"):
         read_pickle(tmp_path / "cut.pkl")
+
+
+def test_a_file_that_would_unpack_to_far_more_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "stored.pt")
+    with zipfile.ZipFile(tmp_path / "stored.pt") as old, zipfile.ZipFile(tmp_path / "small.pt", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(SAEFileError, match="small.pt is compressed"):
+        read_torch_file(tmp_path / "small.pt")
+    assert recognise(tmp_path / "small.pt") is None
+
+
+def test_a_pickle_that_counts_further_than_it_is_long_is_refused(tmp_path):
+    """Python's own unpickler takes memory for all that it counts."""
+    (tmp_path / "count.pkl").write_bytes(b"\x80\x04Nr\xff\xff\xff\x0f.")
+    with pytest.raises(SAEFileError, match="count.pkl.*counts to 268435455"):
+        read_pickle(tmp_path / "count.pkl")
+
+
+def test_a_tensor_alone_is_read(tmp_path):
+    (tmp_path / "tensor.pkl").write_bytes(pickle.dumps(torch.arange(3)))
+    assert read_pickle(tmp_path / "tensor.pkl").tolist() == [0, 1, 2]

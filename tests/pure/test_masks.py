@@ -5,6 +5,7 @@ import torch
 
 from pure.random_sae import CONCEPTS, random_sae, random_statistics
 from sae_eraser.sae_ops.autoencoder import ACTIVATIONS
+from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
 from sae_eraser.sae_ops.edit import ConceptEdit
 from sae_eraser.sae_ops.erasure import PAPER_COMPAT, STEER, Erasure
 from sae_eraser.sae_ops.masks import Place, mask_weights
@@ -103,6 +104,28 @@ def test_inside_it_is_edited_as_without_a_mask_and_outside_not_a_bit(x, mode, ac
     white = torch.ones(1, 5, 5)
     assert torch.equal(edit(x, Erasure(0, mode=mode, mask=white), sae=sae), everywhere)
     assert torch.equal(edit(x, Erasure(0, mode=mode, mask=0 * white), sae=sae), x)
+
+
+@pytest.mark.parametrize("mode", ["turn", "scale", "ablate", "clamp", "replace"])
+def test_a_concept_that_is_detected_outside_is_erased_inside(x, mode):
+    """Its first latent fires in the left half alone, its other one everywhere."""
+    concept, sae = Concept("seen", "", (0, 1), first_detects=True), random_sae("relu")
+    with torch.no_grad():
+        sae.W_enc[:2], sae.b_enc[:2] = 0, torch.tensor([-1.0, 1.0])
+        sae.W_enc[0, 0], sae.b_dec[:] = 1, 0
+    x[:, 0, :, :3], x[:, 0, :, 3:] = sae.input_shift[0] + 9, sae.input_shift[0] - 9
+    level = torch.ones(1, 2)
+    statistics = ConceptStatistics(torch.ones(1), level, 0 * level, 0 * level)
+    right = 1 - left_half(4, 6)
+
+    def changed(mask):
+        edit = ConceptEdit(sae, (concept,), statistics, (Erasure(0, mode=mode, mask=mask),))
+        return edit(x, SIGMA, IS_COND, whole(4, 6, images=2))
+
+    assert torch.equal(changed(right)[..., :3], x[..., :3])
+    torch.testing.assert_close(changed(right)[..., 3:], changed(None)[..., 3:])
+    if mode != "replace":  # there only positions where the concept was detected are exchanged
+        assert not torch.equal(changed(right), x)
 
 
 @pytest.mark.parametrize("mode", ["scale", "ablate", "clamp", "replace", STEER])

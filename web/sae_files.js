@@ -36,6 +36,14 @@ function rebuildList(node, file, concept) {
   if (concept != null && concepts) concepts.value = concept;
 }
 
+/** A workflow in the API's format is loaded without the concept if its file is missing: none is chosen for the user. */
+function chooseNone(node, file) {
+  const concepts = node.widgets.find((widget) => widget.name === "sae.concept");
+  if (!concepts?.options.values.length) return;
+  concepts.value = "";
+  warn("A concept is missing", `${node.title}: choose a concept of '${file}' from its list.`);
+}
+
 /** Shows it for half a minute: the same corner has ComfyUI's own errors. */
 const warn = (summary, detail) =>
   app.extensionManager.toast.add({ severity: "warn", summary, detail, life: 30_000 });
@@ -114,6 +122,7 @@ app.registerExtension({
         if (node.type.startsWith("SAEEraser_") && listSpec(node)) {
           const [file, concept] = ["sae", "sae.concept"].map((name) => node.widgets.find((w) => w.name === name)?.value);
           rebuildList(node, file, concept);
+          if (concept == null) chooseNone(node, file);
         }
   },
 });

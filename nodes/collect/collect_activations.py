@@ -17,6 +17,7 @@ from ...training.storage import STORAGES
 from ..hooks.block_hooks import BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
 from ..hooks.text_hooks import resolve_text_hookpoint
 from ..sample.prompt_batch import sample_prompts
+from ..sample.prompt_text import prompt_text
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
 from .cache_filling import fill_cache, read_share
 from .collect_progress import Progress, size_text
@@ -34,7 +35,7 @@ class CollectActivations(io.ComfyNode):
             display_name="Collect Activations",
             category="model/SAE Eraser",
             description="Samples labelled prompts and writes the activations of one or more blocks to a folder, "
-            "from which 'sae-eraser train' makes an SAE. Goes on where it was stopped.",
+            "from which Train SAE or 'sae-eraser train' makes an SAE. Goes on where it was stopped.",
             search_aliases=["activation cache", "train SAE", "dataset"],
             is_output_node=True,
             inputs=[
@@ -84,7 +85,7 @@ class CollectActivations(io.ComfyNode):
 
         An input that another node computes is None here.
         """
-        facts = [_prompt_text(prompts or "")]
+        facts = [prompt_text(prompts or "")]
         if name:
             facts += sorted(path.name for path in cache_folder(name).glob("shard-*.json"))
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
@@ -114,7 +115,7 @@ class CollectActivations(io.ComfyNode):
         images = [
             CachedImage(entry.prompt, first_seed + seed, {group: list(names) for group, names in entry.labels.items()})
             for seed in range(seeds)
-            for entry in read_prompts(_prompt_text(prompts))
+            for entry in read_prompts(prompt_text(prompts))
         ]
         keep = Keep(keep_steps, keep_positions, sigma_min, sigma_max, branch)
         settings = CacheSettings(
@@ -230,13 +231,3 @@ def _summary(writer: CacheWriter) -> str:
     return (
         f"{writer.folder} is complete: {len(writer.settings.images)} pictures, {size_text(Cache(writer.folder).bytes)}."
     )
-
-
-def _prompt_text(prompts: str) -> str:
-    """The text itself, or the content of the file in the input folder that it names."""
-    if prompts.strip().endswith((".jsonl", ".csv")) and "\n" not in prompts.strip():
-        path = Path(folder_paths.get_input_directory(), prompts.strip()).resolve()
-        if not path.is_relative_to(Path(folder_paths.get_input_directory()).resolve()) or not path.is_file():
-            raise ValueError(f"{prompts.strip()} is not in ComfyUI's input folder. Put the file there.")
-        return path.read_text(encoding="utf-8-sig")
-    return prompts

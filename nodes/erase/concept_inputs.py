@@ -1,5 +1,7 @@
 """Inputs that the nodes share which erase or strengthen concepts, and what they make of them."""
 
+import logging
+
 import torch
 from comfy_api.latest import io
 
@@ -98,4 +100,6 @@ def read_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
             f"This mask, of shape {tuple(mask.shape)}, cannot be used: it must have a height and a width, or be a "
             "batch of such masks, without NaN."
         )
+    if not (mask > 0).any():
+        logging.warning("SAE Eraser: a mask is black everywhere, so no concept is changed.")
     return mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)

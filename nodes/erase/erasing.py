@@ -17,6 +17,10 @@ from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ..files.sae_files import LoadedSAE
 from ..hooks.block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
 
+UNPROMPTED_MISSING = (
+    "A concept is to be changed in the negative prompt's half of guidance alone (branch uncond), but the model was not "
+    "called for that half, so it was not changed at all. Set cfg above 1, or the node's branch to both."
+)
 _encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyDictionary()
 
 
@@ -111,7 +115,8 @@ def add_erasures(
         else:
             others.append(hook)
     masked = any(erasure.mask is not None for erasure in erasures)
-    return *others, BlockHook(hookpoint, sae.header.hooked, EraseFunction(sae, erasures), masked)
+    missing = UNPROMPTED_MISSING if any(erasure.branch == "uncond" for erasure in erasures) else ""
+    return *others, BlockHook(hookpoint, sae.header.hooked, EraseFunction(sae, erasures), masked, missing)
 
 
 def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> ModelPatcher:

@@ -38,7 +38,7 @@ class SteerConcept(io.ComfyNode):
                     max=20.0,
                     step=0.05,
                     tooltip="0 changes nothing. 1 adds as much of the concept everywhere as pictures of it have on "
-                    "average. 1.5 to 3 suits most; too much spoils the picture.",
+                    "average. 1.5 suits most; 3 seldom brings more, and too much spoils the picture.",
                 ),
                 *percent_inputs("Steer"),
                 branch_input("cond"),

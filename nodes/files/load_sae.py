@@ -18,13 +18,20 @@ def sae_name_input() -> io.Input:
     )
 
 
-def check_installed(sae_name: str) -> bool | str:
-    """What validate_inputs returns: True, or what to do if the file is not there."""
+def check_installed(sae_name: str | None) -> bool | str:
+    """What validate_inputs returns: True, or what to do if the file is not there. None is not known yet: a link."""
+    if sae_name is None:
+        return True
     try:
         sae_path(sae_name)
     except SAEFileError as error:
         return str(error)
     return True
+
+
+def fingerprint_name(sae_name: str | None) -> tuple | None:
+    """What fingerprint_inputs returns."""
+    return None if sae_name is None else fingerprint(sae_name)
 
 
 class LoadSAE(io.ComfyNode):
@@ -36,19 +43,19 @@ class LoadSAE(io.ComfyNode):
             node_id="SAEEraser_LoadSAE",
             display_name="Load SAE",
             category="model/SAE Eraser",
-            description="Loads a sparse autoencoder for Erase Concepts.",
+            description="Loads a sparse autoencoder for Erase Concepts and Watch Concepts.",
             search_aliases=["sparse autoencoder", "SAE loader"],
             inputs=[sae_name_input()],
             outputs=[SAE.Output(tooltip="The loaded SAE.")],
         )
 
     @classmethod
-    def validate_inputs(cls, sae_name: str):
+    def validate_inputs(cls, sae_name: str | None):
         return check_installed(sae_name)
 
     @classmethod
-    def fingerprint_inputs(cls, sae_name: str):
-        return fingerprint(sae_name)
+    def fingerprint_inputs(cls, sae_name: str | None):
+        return fingerprint_name(sae_name)
 
     @classmethod
     def execute(cls, sae_name: str) -> io.NodeOutput:

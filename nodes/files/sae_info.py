@@ -3,8 +3,8 @@
 from comfy_api.latest import io, ui
 
 from ...sae_ops.description import describe_file
-from .load_sae import check_installed, sae_name_input
-from .sae_files import fingerprint, sae_path
+from .load_sae import check_installed, fingerprint_name, sae_name_input
+from .sae_files import sae_path
 
 
 class SAEInfo(io.ComfyNode):
@@ -24,12 +24,12 @@ class SAEInfo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sae_name: str):
+    def validate_inputs(cls, sae_name: str | None):
         return check_installed(sae_name)
 
     @classmethod
-    def fingerprint_inputs(cls, sae_name: str):
-        return fingerprint(sae_name)
+    def fingerprint_inputs(cls, sae_name: str | None):
+        return fingerprint_name(sae_name)
 
     @classmethod
     def execute(cls, sae_name: str) -> io.NodeOutput:

@@ -17,11 +17,12 @@ from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
 
 from ...sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
 from ...sae_ops.masks import Place
-from .halves import are_prompted, note_halves, note_prompts
+from .halves import NeedsUnprompted, are_prompted, note_halves, note_met, note_prompts
 from .places import find_place, note_sampled
 from .streams import Stream, picture_stream
 
 KEY = "sae_eraser"
+WRAPPED = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class BlockHook:
     """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape."""
     takes_place: bool = False
     """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
+    unprompted_missing: str = ""
+    """If not empty: what is wrong when a sampler never calls the model for the half of guidance without the prompt."""
 
     def __post_init__(self):
         if self.hooked == "residual" and not self.hookpoint.has_residual:
@@ -63,8 +66,10 @@ def get_hooks(model: ModelPatcher) -> tuple[BlockHook, ...]:
 def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatcher:
     """A clone of the model with exactly these hooks; the model given stays as it is."""
     clone = model.clone()
-    for around in (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL):
+    for around in WRAPPED:
         clone.remove_wrappers_with_key(around, KEY)
+    for message in dict.fromkeys(hook.unprompted_missing for hook in hooks if hook.unprompted_missing):
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, NeedsUnprompted(message))
     if any(hook.takes_place for hook in hooks):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled)
     if hooks:
@@ -89,6 +94,7 @@ class HookedModel:
         around = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options)
         if self in around[1:]:
             return executor(x, *args, **kwargs)
+        note_met(options)
         hooks = self.hooks
         if any(hook.takes_place for hook in hooks):
             place = find_place(x, options, diffusion_model)

@@ -34,18 +34,26 @@ def with_text_hooks(clip: CLIP, hooks: tuple[BlockHook, ...]) -> CLIP:
 
 
 class HookedTextEncoder:
-    """Stands in for the text encoder, which it shares with other clones, and hooks it for the time of a call."""
+    """Stands in for the text encoder, which it shares with other clones, and hooks it for the time of a call.
 
-    def __init__(self, plain: Any, hooks: tuple[BlockHook, ...]):
-        self.plain, self.hooks = plain, hooks
+    Of an encoder made of several each stands for itself as well: some nodes call clip_l or t5xxl on their own.
+    """
+
+    def __init__(self, plain: Any, hooks: tuple[BlockHook, ...], whole: Any = None, path: str = ""):
+        """plain: the encoder, which lies in `whole` at the path, or is that."""
+        self.plain, self.hooks, self.whole, self.path = plain, hooks, whole or plain, path
 
     def __getattr__(self, name: str):
-        return getattr(self.__dict__["plain"], name)
+        found, path = getattr(self.__dict__["plain"], name), f"{self.__dict__['path']}{name}."
+        within = tuple(hook for hook in self.__dict__["hooks"] if hook.hookpoint.path.startswith(path))
+        if within and hasattr(found, "encode_token_weights"):
+            return HookedTextEncoder(found, within, self.whole, path)
+        return found
 
     def encode_token_weights(self, tokens):
         for hook in self.hooks:
-            check_is_read(self.plain, hook.hookpoint)
-        with hooked_blocks(self.plain, self.hooks, Stream, _rows):
+            check_is_read(self.whole, hook.hookpoint)
+        with hooked_blocks(self.whole, self.hooks, Stream, _rows):
             return self.plain.encode_token_weights(tokens)
 
 

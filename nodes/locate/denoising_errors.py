@@ -5,7 +5,7 @@ import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..sample.prompt_batch import encode_prompts
+from ..sample.prompt_batch import encode_prompts, takes_repeated_prompts
 
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Noise is added as there is at these shares of the sampling: where it is decided what the picture shows."""
@@ -23,7 +23,7 @@ def denoising_errors(model: ModelPatcher, clip, latents: torch.Tensor, prompts: 
     for level in LEVELS:
         noise = torch.randn(latents[:1].shape, generator=generator).expand_as(latents)
         sigmas = torch.tensor([sampling.percent_to_sigma(level), 0.0])
-        conds = encode_prompts(clip, prompts), encode_prompts(clip, [""])
+        conds = encode_prompts(clip, prompts, takes_repeated_prompts(model)), encode_prompts(clip, [""])
         denoised = comfy.sample.sample_custom(
             model, noise, 1.0, one_step, sigmas, *conds, latents, disable_pbar=True, seed=0
         )

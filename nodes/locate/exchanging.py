@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from ...sae_ops.hookpoints import Hookpoint
 from ..collect.collect_progress import Progress
 from ..hooks.block_hooks import BlockHook, get_hooks, with_hooks
-from ..sample.prompt_batch import sample_prompts
+from ..sample.prompt_batch import EncodedOnce, sample_prompts
 from .denoising_errors import denoising_errors
 
 
@@ -112,20 +112,3 @@ class PairSampler:
         at_once = 4 * len(self._batches[0][0])
         parts = [slice(start, start + at_once) for start in range(0, len(prompts), at_once)]
         return torch.cat([denoising_errors(model, self._clip, pictures[part], prompts[part]) for part in parts])
-
-
-class EncodedOnce:
-    """A CLIP, as prompt_batch.encode_prompts uses it, that encodes every prompt once: large ones take long."""
-
-    def __init__(self, clip):
-        self._clip = clip
-        self._known: dict[str, tuple] = {}
-
-    def tokenize(self, prompt: str) -> str:
-        return prompt
-
-    def encode_from_tokens(self, prompt: str, return_pooled: bool):
-        if prompt not in self._known:
-            tokens = self._clip.tokenize(prompt)
-            self._known[prompt] = self._clip.encode_from_tokens(tokens, return_pooled=return_pooled)
-        return self._known[prompt]

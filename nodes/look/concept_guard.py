@@ -1,5 +1,7 @@
 """Concept Guard: lets no picture through in which a concept was met."""
 
+import math
+
 import torch
 from comfy_api.latest import io
 from torch.nn import functional as F
@@ -55,6 +57,8 @@ class ConceptGuard(io.ComfyNode):
         wanted = [find_concept(known, name) for name in concepts.replace("\n", ",").split(",") if name.strip()]
         if not wanted:
             raise ValueError("No concept is named. Write for example: star, neon")
+        if not math.isfinite(threshold):
+            raise ValueError(f"The threshold is {threshold}, but must be a number. The lower, the more is withheld.")
         scores = read_scores(watch, latent)[:, wanted]
         if len(image) != len(scores):
             raise ValueError(

@@ -48,20 +48,23 @@ class Watch:
     _shape: torch.Size = torch.Size()
     """Of the latents that are sampled."""
     _calls: dict[float, list[torch.Tensor]] | None = None
-    """What the run in progress has met at every noise level; None in between."""
+    """What the run in progress has met at every noise level at which the model was called; None in between."""
 
     def sample(self, executor, noise, *args, **kwargs):
         """Around one run of a sampler, whatever it is; a run that does not come to its end leaves nothing."""
         self._shape, self._calls = noise.shape, defaultdict(list)
         try:
             latents = executor(noise, *args, **kwargs)
+            if not all(self._calls.values()):
+                unseen, which = sum(not z for z in self._calls.values()), self.sae.header.branch
+                raise ValueError(
+                    f"The SAE '{self.sae.name}' watches the half of guidance that reads "
+                    f"{'the' if which == 'cond' else 'no'} prompt (branch {which}), but the model was not called for "
+                    f"that at {unseen} of {len(self._calls)} noise levels. Set cfg above 1 at every step, or watch "
+                    "with an SAE of the other branch."
+                )
             if self._calls:
                 self._keep(latents)
-            elif self.sae.header.branch == "uncond":
-                raise ValueError(
-                    f"The SAE '{self.sae.name}' watches the half of guidance that reads no prompt, but the model is "
-                    "not called for that. Set cfg above 1, or watch with an SAE of the branch cond."
-                )
         finally:
             self._calls = None
         return latents
@@ -79,11 +82,12 @@ class Watch:
     def read(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         """The function of the BlockHook; returns x itself."""
         read = is_cond == (self.sae.header.branch == "cond")
-        if self._calls is not None and read.any():
-            maps = x[read]
-            z = self._reader(x.device)(maps.flatten(2).float()).unflatten(2, maps.shape[2:]).cpu()
-            # several prompts, or several calls at one noise level
-            self._calls[sigma[read][0].item()] += z.split(self._shape[0])
+        if self._calls is not None:
+            met = self._calls[sigma[0].item()]
+            if read.any():
+                maps = x[read]
+                z = self._reader(x.device)(maps.flatten(2).float()).unflatten(2, maps.shape[2:]).cpu()
+                met += z.split(self._shape[0])  # several prompts, or several calls at one noise level
         return x
 
     def run_of(self, latents: torch.Tensor) -> WatchedRun:

@@ -2,23 +2,64 @@
 
 import comfy.sample
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 
 
-def encode_prompts(clip, prompts: list[str]) -> list:
-    """Conditioning of one entry for a batch of prompts, row i for image i; short ones are padded by repeating."""
-    encoded = [clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True) for prompt in prompts]
-    longest = max(cond.shape[1] for cond, _ in encoded)
-    rows = []
-    for cond, _ in encoded:
-        if longest % cond.shape[1]:
-            raise ValueError(
-                "Prompts of one batch differ too much in length; shorten the longest, or use batch_size 1."
-            )
-        rows.append(cond.repeat(1, longest // cond.shape[1], 1))
-    pooled = [pooled for _, pooled in encoded]
-    options = {"pooled_output": torch.cat(pooled)} if pooled[0] is not None else {}
-    return [[torch.cat(rows), options]]
+def encode_prompts(clip, prompts: list[str], repeats: bool = True) -> list:
+    """Conditioning of one entry for a batch of prompts, row i for image i, with the hooks that the CLIP carries.
+
+    repeats: short ones may be repeated, which changes nothing for a model that reads the text by cross-attention alone.
+    Raises ValueError if the prompts differ in length and that does not help.
+    """
+    encoded = [_encoded(clip, prompt) for prompt in prompts]
+    conds = [found.pop("cond") for found in encoded]
+    lengths = [cond.shape[1] for cond in conds]
+    longest = max(lengths)
+    if len(set(lengths)) > 1 and not (repeats and all(longest % length == 0 for length in lengths)):
+        raise ValueError(
+            f"Prompts that are sampled at once have {min(lengths)} to {longest} tokens, which this model cannot take "
+            "together. Make them equally long, or set batch_size to 1."
+        )
+    rows = [cond.repeat(1, longest // cond.shape[1], 1) for cond in conds]
+    options = {name: _together([found[name] for found in encoded]) for name in encoded[0]}
+    return [[torch.cat(rows), {name: value for name, value in options.items() if value is not None}]]
+
+
+def prompt_lengths(clip, prompts: list[str]) -> list[int]:
+    """In tokens, filled up as the text encoder does."""
+    return [_encoded(clip, prompt)["cond"].shape[1] for prompt in prompts]
+
+
+def takes_repeated_prompts(model: ModelPatcher) -> bool:
+    """Whether the model reads the text by cross-attention alone, as UNets do."""
+    return isinstance(model.model.diffusion_model, UNetModel)
+
+
+class EncodedOnce:
+    """A CLIP, as encode_prompts uses it, that encodes every prompt once: large ones take long."""
+
+    def __init__(self, clip):
+        self._clip = clip
+        self._known: dict[str, dict] = {}
+
+    def tokenize(self, prompt: str) -> str:
+        return prompt
+
+    def encode_from_tokens(self, prompt: str, **options) -> dict:
+        if prompt not in self._known:
+            self._known[prompt] = self._clip.encode_from_tokens(self._clip.tokenize(prompt), **options)
+        return self._known[prompt]
+
+
+def _encoded(clip, prompt: str) -> dict:
+    """What CLIP Text Encode gives: "cond", "pooled_output" and more."""
+    return dict(clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True, return_dict=True))
+
+
+def _together(values: list):
+    """One value for the batch of what every prompt has: rows of tensors; of anything else the first."""
+    return torch.cat(values) if isinstance(values[0], torch.Tensor) else values[0]
 
 
 def sample_prompts(
@@ -51,7 +92,7 @@ def sample_prompts(
         cfg,
         sampler_name,
         scheduler,
-        encode_prompts(clip, prompts),
+        encode_prompts(clip, prompts, takes_repeated_prompts(model)),
         encode_prompts(clip, [negative_prompt]),
         torch.cat([empty] * len(seeds)),
         seed=seeds[0],

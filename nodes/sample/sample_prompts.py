@@ -1,9 +1,11 @@
 """Sample Prompts: many prompts as one batch, each with a seed of its own."""
 
+import torch
 from comfy_api.latest import io
 
 from ...training.prompts import read_prompts
-from .prompt_batch import sample_prompts
+from .prompt_batch import EncodedOnce, prompt_lengths, sample_prompts, takes_repeated_prompts
+from .prompt_text import prompt_text
 from .sampling_inputs import first_seed_input, sampling_inputs
 
 
@@ -26,8 +28,8 @@ class SamplePrompts(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default='{"prompt": "a star in neon style"}',
-                    tooltip="One JSON object a line, or CSV with a header, as Collect Activations takes them. Labels "
-                    "are not needed.",
+                    tooltip="One JSON object a line, CSV with a header, or the name of a file, as Collect Activations "
+                    "takes them. Labels are not needed.",
                 ),
                 first_seed_input("The first prompt's seed; the second has the next one, and so on."),
                 *sampling_inputs(
@@ -40,7 +42,22 @@ class SamplePrompts(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, prompts: str | None = None, **kwargs) -> str | None:
+        return prompt_text(prompts) if prompts else None
+
+    @classmethod
     def execute(cls, model, clip, prompts, first_seed, **sampling) -> io.NodeOutput:
-        texts = [entry.prompt for entry in read_prompts(prompts)]
+        texts = [entry.prompt for entry in read_prompts(prompt_text(prompts))]
         seeds = [first_seed + index for index in range(len(texts))]
-        return io.NodeOutput({"samples": sample_prompts(model, clip, texts, seeds, **sampling)})
+        return io.NodeOutput({"samples": _sampled(model, EncodedOnce(clip), texts, seeds, sampling)})
+
+
+def _sampled(model, clip, texts: list[str], seeds: list[int], sampling: dict) -> torch.Tensor:
+    """All at once; where the model cannot take prompts of several lengths together, those of each length."""
+    lengths = [0] * len(texts) if takes_repeated_prompts(model) else prompt_lengths(clip, texts)
+    latents: dict[int, torch.Tensor] = {}
+    for length in dict.fromkeys(lengths):
+        places = [place for place, own in enumerate(lengths) if own == length]
+        own_texts, own_seeds = [texts[place] for place in places], [seeds[place] for place in places]
+        latents |= zip(places, sample_prompts(model, clip, own_texts, own_seeds, **sampling), strict=True)
+    return torch.stack([latents[place] for place in range(len(texts))])

@@ -59,7 +59,7 @@ class ImportSAE(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output("name", tooltip="The file in models/sae."),
-                SAE.Output("sae", tooltip="The SAE, for Erase Concepts."),
+                SAE.Output("sae", tooltip="The SAE, for Erase Concepts or Watch Concepts."),
             ],
         )
 

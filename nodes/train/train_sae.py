@@ -33,7 +33,7 @@ class TrainSAE(io.ComfyNode):
             inputs=[*train_inputs(), *advanced_train_inputs()],
             outputs=[
                 io.String.Output("name", tooltip="The file in models/sae."),
-                SAE.Output("sae", tooltip="The SAE, for Erase Concepts."),
+                SAE.Output("sae", tooltip="The SAE, for Erase Concepts or Watch Concepts."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -84,6 +84,21 @@ def test_a_workflow_with_a_missing_file_says_so_and_keeps_all_values(comfy: Comf
     comfy.page.get_by_text("gone.safetensors is missing").wait_for(state="hidden")
 
 
+def test_a_missing_concept_of_an_api_workflow_is_asked_for(comfy: ComfyPage, workflow, models):
+    """The page loads such a workflow without the concept while its file is missing."""
+    comfy.open()
+    comfy.load(workflow)
+    prompt = comfy.page.evaluate("async () => (await app.graphToPrompt()).output")
+    (node,) = (node for node in prompt.values() if node["class_type"] == ERASE)
+    node["inputs"] |= {"sae": "gone.safetensors", "sae.concept": "heart"}
+    comfy.page.evaluate("async (prompt) => { await app.loadApiJson(prompt, 'api'); }", prompt)
+    models("gone.safetensors", of=OBJECTS_FILE)
+    comfy.press_r()
+    comfy.page.get_by_text("choose a concept of 'gone.safetensors'").wait_for()
+    assert comfy.widgets(ERASE)["sae"] == "gone.safetensors"
+    assert comfy.widgets(ERASE)["sae.concept"] == ""
+
+
 def test_a_run_with_a_missing_file_says_what_to_do(comfy: ComfyPage, workflow):
     erase_node(workflow)["widgets_values"][0] = "gone.safetensors"
     comfy.open()

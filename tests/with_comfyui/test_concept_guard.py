@@ -53,6 +53,11 @@ def test_stopping_names_what_was_met(run):
     assert torch.equal(guard(run, "tree", "stop")[0], run[0])
 
 
+def test_a_threshold_that_nothing_exceeds_is_refused(run):
+    with pytest.raises(ValueError, match="threshold is nan"):
+        guard(run, "star", threshold=float("nan"))
+
+
 def test_what_is_drawn_is_guarded_against_and_not_what_was_asked_for(world: World):
     """Four stars as the model draws them, and erased: the other SAE meets them in all, by the prompt."""
     prompts, seeds = [pair_prompt("star", style) for style in ("neon", "plain", "dots", "sketch")], [51, 52, 53, 54]

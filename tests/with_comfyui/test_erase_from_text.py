@@ -11,7 +11,7 @@ from sae_eraser.nodes.files.sae_files import open_sae
 from sae_eraser.sae_ops.hookpoints import HookpointError
 from sae_eraser.sae_ops.text_hookpoints import check_is_read, is_text_hookpoint, list_text_hookpoints
 from with_comfyui.random_files import MID, write_random_sae
-from with_comfyui.sampling import encode
+from with_comfyui.sampling import differs, encode
 
 FIRST, LAST = (f"text_encoder.text_model.encoder.layers.{layer}" for layer in (0, 1))
 TEXT, TEXT_TOO, TOPK, SECOND = "text.safetensors", "text_too.safetensors", "text_topk.safetensors", "second.safetensors"
@@ -57,6 +57,17 @@ def test_only_the_asked_latent_is_taken_out(clip, sae, strength):
     expected = before - strength * gated[:, None] * autoencoder.W_dec[latent] / autoencoder.input_scale
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-4)
     assert torch.equal(after[gated == 0], before[gated == 0])
+
+
+def test_an_encoder_that_is_called_on_its_own_erases_as_well(clip):
+    """As nodes do that weigh words in ways of their own."""
+
+    def of_clip_l(clip) -> torch.Tensor:
+        return clip.cond_stage_model.clip_l.encode_token_weights(clip.tokenize(PROMPT)["l"])[0]
+
+    assert torch.equal(of_clip_l(erase(clip)), erase(clip).encode(PROMPT))
+    assert differs(of_clip_l(erase(clip)), of_clip_l(clip))
+    assert torch.equal(of_clip_l(clip), clip.encode(PROMPT))
 
 
 def test_strength_0_is_no_node(clip):

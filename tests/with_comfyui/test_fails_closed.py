@@ -1,10 +1,16 @@
 """Where concepts cannot be erased, sampling stops with a message instead of drawing them."""
 
+import math
+
 import comfy.model_management
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from sae_eraser.nodes.erase.erase_concept import EraseConcept
+from sae_eraser.nodes.erase.erase_concept_from_text import EraseConceptFromText
+from sae_eraser.nodes.erase.erase_concept_hook import EraseConceptHook
+from with_comfyui.random_files import MID
 from with_comfyui.sampling import erase
 
 
@@ -30,3 +36,23 @@ def test_a_call_without_its_noise_level_is_an_error(model, sample):
             c_crossattn=torch.zeros(1, 32, 48),
             transformer_options={"wrappers": patched.wrappers, "cond_or_uncond": [0]},
         )
+
+
+@pytest.mark.parametrize("strength", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("node", ["model", "hook", "text"])
+def test_a_strength_that_would_erase_nothing_is_an_error(world, model, node, strength):
+    """ComfyUI checks ranges only of what is typed in, and NaN passes even there."""
+    choice = {"sae": MID, "concept": "disc"}
+    with pytest.raises(ValueError, match="strength is"):
+        if node == "model":
+            erase(model, strength=strength)
+        elif node == "hook":
+            EraseConceptHook.execute(strength, "turn", sae=choice)
+        else:
+            EraseConceptFromText.execute(world.clip, strength, "turn", sae=choice)
+
+
+def test_a_mask_that_is_black_everywhere_is_noted(model, caplog):
+    mask = torch.zeros(1, 64, 64)
+    EraseConcept.execute(model, 1.0, 0.0, 1.0, "turn", "both", {"sae": MID, "concept": "disc"}, mask)
+    assert "mask is black everywhere" in caplog.text

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import folder_paths
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from sae_eraser.nodes.erase.concept_inputs import sae_input
+from sae_eraser.nodes.erase.erase_concept import EraseConcept
+from sae_eraser.nodes.files import sae_files
 from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.files.sae_files import content_id, list_origins, list_saes, open_sae
+from sae_eraser.nodes.files.sae_info import SAEInfo
 from sae_eraser.sae_ops.concepts import Concept, find_concept
 from with_comfyui.random_files import CONCEPTS, write_random_sae
 
@@ -76,3 +81,35 @@ def test_a_file_trained_anew_under_its_name_is_seen(folder):
 def test_short_files_have_ids(tmp_path, size):
     (tmp_path / "a").write_bytes(b"x" * size)
     assert len(content_id(tmp_path / "a")) == 12
+
+
+def write_odd_files(folder: Path) -> None:
+    """What may lie in such a folder and is no SAE."""
+    torch.save({0: torch.ones(2)}, folder / "numbers.pt")
+    write_random_sae(folder / "nested.safetensors", MID)
+    save_file(load_file(folder / "nested.safetensors"), folder / "nested.safetensors", {"sae_eraser": "[" * 100_000})
+    (folder / "sub").mkdir()
+    torch.save({"encoder.weight": torch.ones(4, 4)}, folder / "sub" / "weights.pt")
+    (folder / "sub" / "config.json").write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize("node", [LoadSAE, EraseConcept])
+def test_whatever_lies_in_the_folder_the_other_files_are_listed(folder, node):
+    write_random_sae(folder / "a.safetensors", MID)
+    write_odd_files(folder)
+    node.GET_NODE_INFO_V1()
+    assert list(list_saes()) == ["a.safetensors"]
+
+
+def test_a_file_that_is_no_sae_is_looked_at_once(folder, monkeypatch):
+    write_odd_files(folder)
+    list_saes()
+    monkeypatch.setattr(sae_files, "recognise", None)
+    monkeypatch.setattr(sae_files, "is_sae_file", None)
+    assert list_saes() == {}
+
+
+def test_a_name_that_is_linked_is_looked_at_when_it_runs(folder):
+    """ComfyUI validates it as None."""
+    for node in (LoadSAE, SAEInfo):
+        assert node.validate_inputs(None) is True and node.fingerprint_inputs(None) is None

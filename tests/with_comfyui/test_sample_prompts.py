@@ -3,8 +3,11 @@
 import json
 
 import torch
+from comfy_extras.nodes_hooks import SetClipHooks
 
+from sae_eraser.nodes.erase.erase_concept_hook import EraseConceptHook
 from sae_eraser.nodes.sample.sample_prompts import SamplePrompts
+from with_comfyui.random_files import MID
 from with_comfyui.sampling import encode, erase
 
 SAMPLING = {"steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 48}
@@ -25,3 +28,23 @@ def test_each_picture_is_that_of_ksampler_with_its_prompt_and_seed(world, model,
             alone = sample(changed, seed=5 + index, positive=encode(world.clip, prompt), size=(6, 8))
             assert torch.allclose(batch[index : index + 1], alone, atol=2e-4)
     assert not torch.allclose(sample_prompts(world, model, 6), sample_prompts(world, model, 5), atol=0.1)
+
+
+def test_hooks_on_the_clip_are_those_of_ksampler(world, model, sample):
+    hooks = EraseConceptHook.execute(1.0, "scale", sae={"sae": MID, "concept": "disc"}).result[0]
+    (clip,) = SetClipHooks().apply_hooks(world.clip, False, True, hooks)
+    settings = {**SAMPLING, "prompts": '{"prompt": "a star in neon style"}', "first_seed": 5, "model": model}
+    hooked, plain = (SamplePrompts.execute(clip=own, **settings).result[0]["samples"] for own in (clip, world.clip))
+    alone = sample(model, seed=5, positive=encode(clip, "a star in neon style"), negative=encode(clip, ""), size=(6, 8))
+    torch.testing.assert_close(hooked, alone, rtol=0, atol=2e-4)
+    assert not torch.allclose(hooked, plain, atol=0.01)
+
+
+def test_prompts_may_lie_in_a_file_of_the_input_folder(world, model, comfyui):
+    (comfyui.base / "input" / "two.csv").write_text('prompt,object\n"a star, neon",star\na ring,ring\n')
+    settings = {**SAMPLING, "first_seed": 5, "model": model, "clip": world.clip}
+    of_file, written = (
+        SamplePrompts.execute(prompts=prompts, **settings).result[0]["samples"]
+        for prompts in ("two.csv", '{"prompt": "a star, neon"}\n{"prompt": "a ring"}')
+    )
+    assert torch.equal(of_file, written)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
 from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.hooks.block_hooks import get_hooks
-from with_comfyui.random_files import MID, MID_TOO, UP
+from with_comfyui.random_files import MID, MID_TOO, UP, write_random_sae
 from with_comfyui.sampling import differs, erase
 
 
@@ -55,6 +55,18 @@ def test_one_node_with_strengths_of_0_is_no_node(model):
 
 def test_erasing_the_same_concept_twice_is_erasing_it_once(model, sample):
     assert torch.equal(sample(erase(erase(model))), sample(erase(model)))
+
+
+def test_an_sae_is_one_however_many_were_opened_since(comfyui, model, sample):
+    files = [f"many_{index}.safetensors" for index in range(6)]
+    for index, file in enumerate(files):
+        write_random_sae(comfyui.base / "models" / "sae" / file, "mid_block.attentions.0", seed=index)
+    once = erase(model, "disc", files[0])
+    for file in files[1:]:
+        LoadSAE.execute(file)
+    twice = erase(once, "disc", files[0])
+    assert len(get_hooks(twice)) == 1
+    assert torch.equal(sample(twice), sample(once))
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,13 @@
 """Collecting, training and erasing in diffusion transformers, through the pack's nodes and ComfyUI's sampler."""
 
+import json
+
 import pytest
 import torch
 
 from pure.training_runs import train
 from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint
+from sae_eraser.nodes.sample.sample_prompts import SamplePrompts
 from sae_eraser.sae_ops.file import read_header
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from sae_eraser.training.cache import Cache
@@ -91,3 +94,19 @@ def test_an_sae_trained_on_it_erases_there(comfyui, world, family, transformer, 
     assert (read_header(file).model_family, read_header(file).hookpoint) == (family, HOOKPOINTS[family])
     erased = erase(transformer, "star", file.name, mode="ablate")
     assert not torch.equal(sample_with(world.clip, erased), sample_with(world.clip, transformer))
+
+
+def test_prompts_of_several_lengths_are_drawn_as_they_are_alone(world, transformer, size):
+    """The long one has twice as many tokens, and most of these models would read a short one twice otherwise."""
+    prompts = ["a star in neon style", " ".join(["a star in neon style and"] * 8), "a ring in dots style"]
+    scale = transformer.get_model_object("latent_format").spacial_downscale_ratio
+    settings = {"steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal"}
+    settings |= {"width": size[1] * scale, "height": size[0] * scale, "model": transformer, "clip": world.clip}
+
+    def drawn(first_seed: int, *texts: str) -> torch.Tensor:
+        lines = "\n".join(json.dumps({"prompt": text}) for text in texts)
+        return SamplePrompts.execute(prompts=lines, first_seed=first_seed, **settings).result[0]["samples"]
+
+    together = drawn(5, *prompts)
+    for place, prompt in enumerate(prompts):
+        torch.testing.assert_close(together[place], drawn(5 + place, prompt)[0], rtol=1e-2, atol=1e-2)

@@ -1,10 +1,12 @@
 """Watch Concepts with ComfyUI's samplers: it changes nothing, and knows for every latent what its sampler met."""
 
+import copy
 import gc
 import weakref
 from dataclasses import replace
 
 import comfy.model_management
+import comfy.samplers
 import folder_paths
 import nodes
 import pytest
@@ -122,6 +124,36 @@ def test_without_guidance_there_is_no_telling_what_is_drawn(model, sample, drawn
     with pytest.raises(ValueError, match="'drawn.safetensors' watches the half.*cfg above 1"):
         sample(patched, cfg=1.0)
     assert not watch.runs
+
+
+def test_nor_is_there_with_guidance_at_some_steps_only(model, world, drawn_sae):
+    class ForTheFirstStep(comfy.samplers.CFGGuider):
+        def predict_noise(self, x, timestep, *args, **kwargs):
+            self.cfg = 3.0 if self.cfg == 0 else 1.0
+            return super().predict_noise(x, timestep, *args, **kwargs)
+
+    patched, watch = watched(model, drawn_sae)
+    guider = ForTheFirstStep(patched)
+    guider.set_conds(encode(world.clip, "a star in neon style"), encode(world.clip, ""))
+    guider.set_cfg(0)
+    with pytest.raises(ValueError, match="not called for that at 2 of 3 noise levels. Set cfg above 1 at every step"):
+        sample_by(guider, steps=3)
+    assert not watch.runs
+
+
+def test_prompts_that_another_node_copies_stay_in_their_half(model, sample):
+    """A node that calls the model once more with a copy of the negative prompt, as some guidance nodes do."""
+    patched, watch = watched(model)
+
+    def once_more(args):
+        negative = [copy.copy(args["uncond"])]
+        comfy.samplers.calc_cond_batch(args["model"], negative, args["input"], args["sigma"], args["model_options"])
+        return args["denoised"]
+
+    copying = patched.clone()
+    copying.set_model_sampler_post_cfg_function(once_more)
+    plain = watch.run_of(sample(patched, steps=1)).z
+    torch.testing.assert_close(watch.run_of(sample(copying, steps=1)).z, plain)
 
 
 def sample_by(guider, steps=1) -> torch.Tensor:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 
+from ..sae_ops.file import save_sae
 from . import distributed
 from .assign import assign_latents, carriers_of, concept_scores, latent_means, similarity
 from .calibrate import estimate_threshold
 from .checkpoint import Checkpoints
-from .data import LabelledImages
 from .finish import Made, finish
 from .hookpoint_data import HookpointData, learned_from, read_hookpoint
 from .learner import Learner, new_autoencoder
 from .losses import fvu, guidance_loss
+from .measure import balanced_accuracy
 from .phases import FINISHED, RECONSTRUCT, SUPERVISE, Progress, Run, run_phase
 from .plan import Order, Plan, check_examples
 from .sparse import reconstruct
@@ -36,14 +37,13 @@ def build_saes(
     cache, orders, concepts, config = plan.cache, plan.orders, plan.concepts, plan.config
     points = [order.hookpoint for order in orders]
     share = memory // len(set(points))
-    data = {point: read_hookpoint(plan, point, share) for point in dict.fromkeys(points)}
+    data = {point: read_hookpoint(plan, point, share, progress) for point in dict.fromkeys(points)}
     learners = [_learner(plan, order, data[order.hookpoint]) for order in orders]
     settings = {
         "config": asdict(config),
         "orders": [[o.hookpoint, asdict(o.sae), str(o.out.resolve())] for o in orders],
         "concepts": concepts,
-        "cache": asdict(cache.settings),
-        "images": cache.images,
+        "cache": cache.digest,
         "base": hashlib.sha256(plan.base.path.read_bytes()).hexdigest() if plan.base else None,
         "memory": memory,
         "processes": distributed.processes(),
@@ -72,9 +72,10 @@ def build_saes(
         run.begin(SUPERVISE)
     if not run.carriers:
         run.carriers = [_assigned(plan, learner, data[p]) for learner, p in zip(learners, points, strict=True)]
+        run.save()
     if run.phase == SUPERVISE:
         tasks = [
-            _task(plan, learner, carriers, data[point].training)
+            _task(plan, learner, carriers, data[point])
             for learner, carriers, point in zip(learners, run.carriers, points, strict=True)
         ]
         labels = cache.labels(plan.labels).float()
@@ -92,12 +93,15 @@ def build_saes(
             lambda i: _validate(learners[i], data[points[i]], tasks[i]),
         )
         run.begin(FINISHED)
-    made = []
-    for order, learner, carriers, track in zip(orders, learners, run.carriers, run.tracks, strict=True):
-        made.append(finish(plan, order, learner, carriers, data[order.hookpoint], track))
+    finished = [
+        finish(plan, order, learner, carriers, data[order.hookpoint], track)
+        for order, learner, carriers, track in zip(orders, learners, run.carriers, run.tracks, strict=True)
+    ]
     if distributed.rank() == 0:
+        for made, learner in zip(finished, learners, strict=True):  # at once: a file that exists would not be resumed
+            save_sae(made.out, learner.sae, made.header, made.statistics)
         run.checkpoints.remove()
-    return made
+    return finished
 
 
 def _learner(plan: Plan, order: Order, data: HookpointData) -> Learner:
@@ -131,15 +135,16 @@ def _assigned(plan: Plan, learner: Learner, data: HookpointData) -> list[list[in
     return [kept.get(label) or next(found) for label in plan.labels]
 
 
-def _task(plan: Plan, learner: Learner, carriers: list[list[int]], images: LabelledImages) -> Task:
+def _task(plan: Plan, learner: Learner, carriers: list[list[int]], data: HookpointData) -> Task:
+    shown = plan.cache.labels(plan.concepts)[data.stream.images]
     if plan.drawn:
-        return DrawnTask(carriers, images.labels, learner.sae.W_enc.device)
+        return DrawnTask(carriers, shown, learner.sae.W_enc.device)
     if learner.only is not None:
         learning = [carriers[plan.labels.index(label)] for label in plan.learning]
         learner.only[[latent for own in learning for latent in own]] = True
-    concepts = plan.without_other_labels(images)
+    concepts = plan.without_other_labels(data.training)
     groups = [group for group, _ in plan.concepts]
-    return ConceptTask(carriers, groups, concepts.labels, similarity(learner.sae, concepts))
+    return ConceptTask(carriers, groups, shown, similarity(learner.sae, concepts))
 
 
 @torch.no_grad()
@@ -160,9 +165,7 @@ def _validate(learner: Learner, data: HookpointData, task: Task | None) -> dict[
         difference = x - sae.normalise(data.unprompted)
         left = guidance_loss(sae, x, difference, task.carriers, named)
         guidance["guidance"] = (left / difference.square().sum().clamp(min=1e-9)).item()
-    yes, no = labels > 0, labels == 0
-    hit = ((logits > 0) & yes).sum(dim=0) / yes.sum(dim=0).clamp(min=1)
-    spared = ((logits <= 0) & no).sum(dim=0) / no.sum(dim=0).clamp(min=1)
+    accuracy = balanced_accuracy(logits > 0, labels > 0)
     return {
         "loss": unexplained
         + learner.config.concept_weight * concepts
@@ -170,5 +173,5 @@ def _validate(learner: Learner, data: HookpointData, task: Task | None) -> dict[
         "fvu": unexplained,
         "concept loss": concepts,
         **guidance,
-        "accuracy": ((hit + spared) / 2).mean().item(),
+        **({} if accuracy is None else {"accuracy": accuracy}),
     }

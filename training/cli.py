@@ -1,6 +1,7 @@
 """The command sae-eraser."""
 
 import argparse
+import io
 import sys
 
 from . import (
@@ -29,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         module.add_command(commands)
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # names of concepts may have letters that a terminal lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         options.command(options)
     except (ValueError, OSError) as error:

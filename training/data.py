@@ -1,6 +1,6 @@
 """Labelled images of a cache, read one at a time: for scores, statistics and measurements."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,8 @@ class LabelledImages:
     """bool [images, concepts]."""
     branch: str = "cond"
     """The half of guidance to read."""
+    told: Callable[[int, int], None] | None = None
+    """Called while they are read, with how many have been and how many there are."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -27,7 +29,9 @@ class LabelledImages:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Each image's maps of the branch, fp32 [maps, positions, d], and labels [concepts]."""
         half = int(self.branch == "uncond")
-        for index, labels in zip(self.indices, self.labels, strict=True):
+        for place, (index, labels) in enumerate(zip(self.indices, self.labels, strict=True)):
+            if self.told:
+                self.told(place, len(self))
             yield self.cache.read_image(self.hookpoint, index)[half :: self.cache.halves], labels
 
     def levels(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +45,8 @@ def choose_images(
 ) -> LabelledImages:
     """Images out of `among` (bool [images]): all of them, or about as many as hold `vectors` activation vectors.
 
-    In the second case every concept has as many as there can be of an equal share, and at least 8 where it occurs.
+    In the second case every concept, and those that show none, have as many as there can be of an equal share, and at
+    least 8 where they occur.
     """
     labels = cache.labels(concepts)
     maps, positions, _ = cache.shape(hookpoint)
@@ -49,8 +54,9 @@ def choose_images(
     candidates = among.nonzero()[:, 0]
     if len(candidates) > room:
         shuffled = candidates[torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))]
-        share = max(8, room // max(1, len(concepts)))
-        chosen = {int(i) for column in labels.T for i in shuffled[column[shuffled]][:share]}
+        kinds = [shuffled[column[shuffled]] for column in (*labels.T, ~labels.any(dim=1))]
+        share = max(8, room // max(1, sum(len(kind) > 0 for kind in kinds)))
+        chosen = {int(i) for kind in kinds for i in kind[:share]}
         others = [image for image in shuffled.tolist() if image not in chosen]
         chosen.update(others[: max(0, room - len(chosen))])
         candidates = torch.tensor(sorted(chosen))

@@ -89,7 +89,7 @@ def evaluate(options: argparse.Namespace) -> None:
     with chosen_comfyui(options) as comfyui:
         concepts = choose_concepts(comfyui, options.sae, options.concepts, groups)
         sampling = read_sampling(comfyui, options, prompts)
-        check_classifier(classifier, groups, sampling.inputs["height"], sampling.inputs["width"])
+        classifier = check_classifier(classifier, groups, sampling.inputs["height"], sampling.inputs["width"])
         keep_settings(comfyui, options.out, sampling)
         settings = [Setting(concept, strength) for concept in concepts for strength in dict.fromkeys(options.strengths)]
         results = _run(comfyui, options.out, sampling, settings, classifier, options.confidence)

@@ -1,4 +1,4 @@
-"""The last step of training: threshold, statistics, multipliers and measurement, and the SAE's file."""
+"""The last step of training: threshold, statistics, multipliers and measurement."""
 
 import itertools
 import math
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..sae_ops.concepts import Concept
-from ..sae_ops.file import SAEHeader, save_sae
-from . import distributed
+from ..sae_ops.concepts import Concept, ConceptStatistics
+from ..sae_ops.file import SAEHeader
 from .assign import companions, concept_scores, latent_means
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .extend import joined
@@ -26,10 +25,11 @@ MAPS_OF_A_LABEL = 16
 
 @dataclass(frozen=True)
 class Made:
-    """One SAE that was made, for the report."""
+    """One SAE that was made, for its file and for the report; its weights are its learner's."""
 
     out: Path
     header: SAEHeader
+    statistics: ConceptStatistics
     measurement: Measurement
     track: Track
 
@@ -37,7 +37,7 @@ class Made:
 def finish(
     plan: Plan, order: Order, learner: Learner, carriers: list[list[int]], data: HookpointData, track: Track
 ) -> Made:
-    """What training is followed by; writes the file. carriers: the latents of each label that have learned it."""
+    """What training is followed by. carriers: the latents of each label that have learned it."""
     sae, base = learner.sae.requires_grad_(False), plan.base
     if base is None:
         estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
@@ -75,9 +75,7 @@ def finish(
         old = base.header
         header = replace(header, concepts=old.concepts + found, training={**header.training, "extended": old.training})
         statistics = joined(base.statistics, statistics)
-    if distributed.rank() == 0:
-        save_sae(order.out, sae, header, statistics)
-    return Made(order.out, header, measurement, track)
+    return Made(order.out, header, statistics, measurement, track)
 
 
 def _held_out(plan: Plan, data: HookpointData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

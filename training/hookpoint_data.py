@@ -1,11 +1,13 @@
 """What one hookpoint of the cache gives to learn from, and to judge by."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from . import distributed
 from .data import LabelledImages, choose_images
+from .phases import MEASURE, STATISTICS, Progress
 from .plan import Plan
 from .stream import Stream, held_out, readable
 
@@ -28,7 +30,12 @@ class HookpointData:
     """Where these are from."""
 
 
-def read_hookpoint(plan: Plan, hookpoint: str, memory: int) -> HookpointData:
+def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) -> HookpointData:
+    """memory: bytes for buffered activations. progress: told while images are read one by one."""
+
+    def told(phase: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(phase, done, total, {})
+
     cache, concepts, config = plan.cache, plan.concepts, plan.config
     valid, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
     stream = Stream(cache, hookpoint, training, buffer_bytes=memory, seed=config.seed)
@@ -36,10 +43,12 @@ def read_hookpoint(plan: Plan, hookpoint: str, memory: int) -> HookpointData:
     held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
     maps, unprompted, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
     maps, unprompted = learned_from(plan, maps, unprompted)
+    shown = choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors, config.branch)
+    judged = choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4, config.branch)
     return HookpointData(
         stream,
-        choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors, config.branch),
-        choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4, config.branch),
+        replace(shown, told=told(STATISTICS)),
+        replace(judged, told=told(MEASURE)),
         maps,
         unprompted,
         cache.labels(plan.labels)[images].float(),

@@ -21,6 +21,8 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with the phase's name, steps done, steps in all, and the numbers to show."""
 
 RECONSTRUCT, SUPERVISE, FINISHED = "reconstruct", "supervise", "finished"
+STATISTICS, MEASURE = "statistics", "measure"
+"""What is done before and after the second phase, by pictures."""
 
 
 @dataclass

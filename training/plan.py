@@ -105,11 +105,16 @@ def plan_training(
     check_examples(plan)
     for order in orders:
         room = int(base.free_latents().sum()) if base else order.sae.n_latents
-        needed = len(plan.learning)
+        each = plan.latents_each(room) if plan.guided or plan.drawn else 1
+        needed = len(plan.learning) * each
         if room < needed:
             what = "labels" if plan.guided else "concepts"
             free = "free latents of the SAE to extend" if base else "latents"
-            raise ValueError(f"{needed} {what} need as many latents, but there are {room} {free}.")
+            wanted = "as many latents" if each == 1 else f"{each} latents each"
+            raise ValueError(
+                f"{len(plan.learning)} {what} need {wanted}, but there are {room} {free}. Choose more --latents"
+                f"{'' if each == 1 else ' or fewer --concept-latents'}."
+            )
     return plan
 
 
@@ -119,12 +124,16 @@ def check_examples(plan: Plan) -> None:
     masks = {"training": readable(cache) & ~held_out(cache), "validation": readable(cache) & held_out(cache)}
     for part, mask in masks.items():
         shown = cache.labels(plan.concepts)[mask]
-        for (group, name), column in zip(plan.concepts, shown.T, strict=True):
-            if not 0 < column.sum() < len(shown):
-                raise CacheError(
-                    f"'{name}' ({group}) is in {int(column.sum())} of the {len(shown)} {part} images, but there must "
-                    "be images with it and without it. Collect more prompts and seeds."
-                )
+        counts = shown.sum(dim=0).tolist()
+        bad = [
+            f"'{name}' ({group}) is in {count} of the {len(shown)} {part} images"
+            for (group, name), count in zip(plan.concepts, counts, strict=True)
+            if not 0 < count < len(shown)
+        ]
+        if bad:
+            raise CacheError(
+                f"{'; '.join(bad)}, but there must be images with it and without it. Collect more prompts and seeds."
+            )
 
 
 def _is_guided(concept: Concept) -> bool:

@@ -2,6 +2,7 @@
 
 import html
 import io
+import math
 from pathlib import Path
 
 import torch
@@ -90,12 +91,13 @@ def _svg(figure) -> str:
 def _curves(sae: Made) -> str:
     phases = list(dict.fromkeys(entry["phase"] for entry in sae.track.history))
     figure = _figure()
-    for axes, phase in zip(figure.subplots(1, len(phases), squeeze=False)[0], phases, strict=True):
+    for axes, phase in zip(figure.subplots(1, max(1, len(phases)), squeeze=False)[0], phases, strict=False):
         entries = [entry for entry in sae.track.history if entry["phase"] == phase]
         steps = [entry["step"] for entry in entries]
         for index, name in enumerate(name for name in ("fvu", "accuracy") if name in entries[0]):
             axes.plot(steps, [entry[name] for entry in entries], color=f"C{index}", label=name.replace("fvu", "FVU"))
-            axes.plot(steps, [entry["validation"][name] for entry in entries], "o", color=f"C{index}", markersize=3)
+            judged = [entry["validation"].get(name, math.nan) for entry in entries]
+            axes.plot(steps, judged, "o", color=f"C{index}", markersize=3)
         axes.set(title=phase, xlabel="step", ylim=(0, None))
         axes.legend(frameon=False)
     return _svg(figure)

@@ -14,6 +14,7 @@ from fractions import Fraction
 
 import torch
 
+from ..sae_ops.text_hookpoints import is_text_hookpoint
 from .cache import Cache, CacheError
 from .storage import bytes_per_vector, empty, restored
 
@@ -101,8 +102,9 @@ class Stream:
                 yield epoch, number, pieces
 
     def _whole_batches(self, pieces: torch.Tensor, batch: int, parts: int | Fraction) -> int:
-        """How many a load gives; one that is smaller than a batch is one."""
-        return max(1, int(int(self._counts[pieces].sum()) * parts // batch))
+        """How many a load gives. One that is smaller than a batch is one, but what is left over at the end is none."""
+        is_rest = len(pieces) < self._pieces_per_load < len(self._pieces)
+        return max(0 if is_rest else 1, int(int(self._counts[pieces].sum()) * parts // batch))
 
     def _read(self, pieces: torch.Tensor) -> Load:
         if self._all is not None:
@@ -131,8 +133,20 @@ class Stream:
 
 
 def held_out(cache: Cache) -> torch.Tensor:
-    """bool [images]: one image in ten is for validation; which ones depends on prompt and seed alone."""
-    return torch.tensor([_fraction(f"{image.prompt}|{image.seed}") < 0.1 for image in cache.settings.images])
+    """bool [images]: one image in ten is for validation; which ones depends on prompts and seeds alone.
+
+    A label that had none, or all, has one such image, or all but one. Of a text encoder the seed changes nothing.
+    """
+    images, is_text = cache.settings.images, any(map(is_text_hookpoint, cache.settings.hookpoints))
+    places = torch.tensor([_fraction(image.prompt if is_text else f"{image.prompt}|{image.seed}") for image in images])
+    held = places < 0.1
+    for column in cache.labels([(group, name) for group, names in cache.groups().items() for name in names]).T:
+        own = column.nonzero()[:, 0]
+        if not held[own].any() and len(own) > 1:
+            held[places == places[own].amin()] = True
+        elif held[own].all() and len(own) > 1:
+            held[places == places[own].amax()] = False
+    return held
 
 
 def readable(cache: Cache) -> torch.Tensor:

@@ -6,6 +6,7 @@ import itertools
 import os
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from ..sae_ops.autoencoder import SAEConfig
@@ -87,6 +88,10 @@ def run(options: argparse.Namespace) -> None:
     distributed.start()
     try:
         _run(options)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"The GPU has too little memory ({error}). Lower --vectors and --maps, or --latents, and pass --restart."
+        ) from error
     finally:
         distributed.stop()
 
@@ -105,7 +110,7 @@ def _run(options: argparse.Namespace) -> None:
         made = build_saes(
             plan,
             memory=int(options.memory * 2**30),
-            checkpoints=options.out.with_name(options.out.stem + ".training"),
+            checkpoints=options.out.with_name(options.out.name.removesuffix(".safetensors") + ".training"),
             checkpoint_seconds=60 * options.checkpoint_minutes,
             restart=options.restart,
             progress=progress.show,
@@ -134,6 +139,8 @@ def _orders(options: argparse.Namespace, cache: Cache) -> list[Order]:
             found[point, SAEConfig(width, latents, options.activation or "batchtopk", k)] = None
     if len(found) == 1:
         return [Order(point, sae, options.out) for point, sae in found]
+    if options.out.suffix == ".safetensors":
+        raise ValueError(f"This makes {len(found)} SAEs, so --out must name a folder, not {options.out}.")
     return [Order(point, sae, options.out / f"{point}-n{sae.n_latents}-k{sae.k}.safetensors") for point, sae in found]
 
 
@@ -150,6 +157,8 @@ def _extension(options: argparse.Namespace) -> Order:
 def _check_outputs(options: argparse.Namespace, orders: list[Order]) -> None:
     """Finds before the training rather than after it that a file cannot or must not be written."""
     for order in orders:
+        if not order.out.is_dir() and order.out.suffix != ".safetensors":
+            raise ValueError(f"ComfyUI would not list {order.out}. Name it {order.out.name}.safetensors")
         if order.out.is_dir():
             raise ValueError(f"{order.out} is a folder. Name the file as well: {order.out / 'sae.safetensors'}")
         if order.out.exists() and not options.overwrite:

@@ -6,11 +6,16 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from .phases import MEASURE, STATISTICS
 from .progress import progress_line
 
 CHECK = "check shards"
 """The phase before training; its steps are bytes."""
-UNITS: dict[str, dict] = {CHECK: {"unit": "B", "unit_scale": True, "leave": False}}
+UNITS: dict[str, dict] = {
+    CHECK: {"unit": "B", "unit_scale": True, "leave": False},
+    STATISTICS: {"unit": "picture", "leave": False},
+    MEASURE: {"unit": "picture", "leave": False},
+}
 
 
 class TrainProgress(Protocol):

@@ -1,5 +1,7 @@
 """Checkpoints, and trainings that are killed and go on from them to the same bytes."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ import torch
 
 from pure.planted import plant, write_cache
 from pure.training_runs import FINISHING, SUPERVISING, train, train_and_kill, train_elsewhere
+from sae_eraser.training import build
 from sae_eraser.training import checkpoint as checkpoint_module
 from sae_eraser.training.checkpoint import Checkpoints
+from sae_eraser.training.finish import finish
 
 STEPS = ("--unsupervised-steps", "30", "--supervised-steps", "30", "--vectors", "256")
 OPTIONS = ("--latents", "32", "--k", "2", *STEPS)
@@ -181,3 +185,29 @@ def test_several_saes_in_one_pass_go_on_to_the_same_bytes(cache, tmp_path):
     assert len(names(tmp_path / "straight")) == 2
     for path in (tmp_path / "straight").iterdir():
         assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_several_saes_that_are_stopped_while_they_are_finished_go_on(cache, tmp_path, monkeypatch):
+    several, finished = (*EAGER, "--k", "1", "2"), []
+
+    def stop_at_the_second(plan, order, *others):
+        if finished:
+            raise KeyboardInterrupt
+        finished.append(order)
+        return finish(plan, order, *others)
+
+    monkeypatch.setattr(build, "finish", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(cache, tmp_path / "saes", *several)
+    monkeypatch.undo()
+    assert train(cache, tmp_path / "saes", *several) == 0
+    assert len(list((tmp_path / "saes").glob("*.safetensors"))) == 2
+
+
+def test_a_training_does_not_go_on_with_other_activations_of_equal_settings(tmp_path, capsys):
+    planted, out = plant(range(15)), tmp_path / "sae.safetensors"
+    train_and_kill(write_cache(tmp_path / "cache", planted), out, *EAGER, at=10)
+    shutil.rmtree(tmp_path / "cache")
+    write_cache(tmp_path / "cache", replace(planted, maps=2 * planted.maps))
+    assert train(tmp_path / "cache", out, *EAGER) == 1
+    assert "another cache" in capsys.readouterr().err

@@ -253,3 +253,19 @@ def test_the_small_world_is_judged_as_by_its_own_classifier():
     objects, styles = classify(load_classifier(), pictures / 255)
     assert said.seen("object") == [OBJECTS[index] for index in objects]
     assert said.seen("style") == [STYLES[index] for index in styles]
+
+
+def test_a_function_with_other_weights_is_another_classifier(tmp_path):
+    """Its file stays the same."""
+    (tmp_path / "weighs.py").write_text(
+        "from pathlib import Path\nimport torch\n\n"
+        "def judge(pictures):\n"
+        "    share = float(Path(__file__).with_name('weights').read_text())\n"
+        "    return {'shade': (('white', 'black'), torch.tensor([[share, 1 - share]] * len(pictures)))}\n"
+    )
+    found = []
+    for share in ("0.9", "0.9", "0.1"):
+        (tmp_path / "weights").write_text(share)
+        classifier = open_classifier(f"{tmp_path / 'weighs.py'}:judge", {}, {})
+        found.append(check_classifier(classifier, {"shade": ["black"]}, 8, 8).fingerprint)
+    assert found[0] == found[1] != found[2]

@@ -1,5 +1,7 @@
 """Labelled images of a cache: what they yield, and which ones are chosen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,6 +59,19 @@ def test_fewer_images_than_there_are_give_every_concept_its_share(cache):
     assert torch.equal(chosen.labels, cache.labels(CONCEPTS)[chosen.indices])
     assert len(chosen) == 45
     assert chosen.labels.sum(dim=0).min() >= 9
+
+
+def test_one_concept_leaves_room_for_pictures_without_it(cache):
+    chosen = choose_images(cache, HOOKPOINT, EVERYONE, CONCEPTS[:1], VECTORS_PER_IMAGE * 20)
+    assert chosen.labels.sum() == 10 and len(chosen) == 20
+
+
+def test_it_is_told_how_far_the_reading_is(cache):
+    told = []
+    chosen = choose_images(cache, HOOKPOINT, EVERYONE, CONCEPTS, 1)
+    for _ in replace(chosen, told=lambda done, total: told.append((done, total))):
+        pass
+    assert told == [(done, len(chosen)) for done in range(len(chosen))]
 
 
 def test_every_concept_keeps_eight_images_however_small_the_room(cache):

@@ -10,7 +10,7 @@ from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.data import LabelledImages
-from sae_eraser.training.measure import Measurement, explained_guidance, measure
+from sae_eraser.training.measure import Measurement, balanced_accuracy, explained_guidance, measure
 
 LATENTS = [3, 11, 0, 7, 20]
 PLANTED = plant(range(3))
@@ -110,3 +110,10 @@ def test_latents_explain_what_a_name_brings_as_far_as_their_sum_is_that():
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
     unseen = [(maps[::2], unprompted[::2], labels[::2])]
     assert explained_guidance(sae, unseen, [[0], [1], [2]])[1] is None
+
+
+def test_what_no_map_shows_does_not_count_as_missed():
+    shown = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]]).bool()
+    said = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]).bool()
+    assert balanced_accuracy(said, shown) == pytest.approx(((0.5 + 1) / 2 + (1 + 2 / 3) / 2) / 2)
+    assert balanced_accuracy(said[:, 2:], shown[:, 2:]) is None

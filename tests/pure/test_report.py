@@ -11,7 +11,7 @@ import torch
 from pure.planted import plant, write_cache
 from pure.training_runs import train
 from sae_eraser.sae_ops.autoencoder import SAEConfig
-from sae_eraser.sae_ops.concepts import Concept
+from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
 from sae_eraser.sae_ops.file import SAEHeader, load_sae
 from sae_eraser.training.finish import Made
 from sae_eraser.training.measure import Measurement
@@ -39,6 +39,7 @@ def made(*names: str, levels: int = 3) -> Made:
     return Made(
         Path("models/mine.safetensors"),
         SAEHeader("mid_block.attentions.0", "SD15", SAEConfig(16, 32, "topk", 2), concepts=concepts),
+        ConceptStatistics(torch.ones(1), *(torch.zeros(1, n) for _ in range(3))),
         Measurement(
             sigmas=torch.arange(1.0, levels + 1),
             fvu=numbers(levels),
@@ -128,10 +129,10 @@ def test_one_concept_and_one_noise_level_are_enough(tmp_path):
     assert page_of(tmp_path, made("disc", levels=1)).count("<svg") == len(FIGURES)
 
 
-def test_a_training_without_one_of_the_phases_is_drawn(tmp_path):
+def test_a_training_without_one_of_the_phases_or_both_is_drawn(tmp_path):
     sae = made("disc", "box")
-    page_of(tmp_path, replace(sae, track=Track(history=sae.track.history[2:])))
-    page_of(tmp_path, replace(sae, track=Track(history=sae.track.history[:2])))
+    for phases in (sae.track.history[2:], sae.track.history[:2], []):
+        page_of(tmp_path, replace(sae, track=Track(history=phases)))
 
 
 def test_an_extension_shows_the_concepts_that_were_added(tmp_path):

@@ -208,6 +208,29 @@ def test_one_image_in_ten_is_held_out_whatever_else_the_cache_holds(tmp_path):
     assert torch.equal(held_out(Cache(tmp_path / "few", skip_bad_shards=True)), mask[:IMAGES])
 
 
+@pytest.mark.parametrize("point", [POINT, "text_encoder.text_model.encoder.layers.8"])
+def test_every_label_has_an_image_held_out_and_one_to_train_on(tmp_path, point):
+    """Of a text encoder all seeds of a prompt go together."""
+    images = [CachedImage(f"a {name}", seed, {"object": [str(name)]}) for seed in range(4) for name in range(50)]
+    images += [CachedImage(f"one more {name}", 0, {"object": [str(name)]}) for name in range(50)]
+    settings = replace(SETTINGS, hookpoints={point: 3}, images=images, images_per_shard=250)
+    CacheWriter(tmp_path, settings).write_shard(0, {point: torch.zeros(250, 1, 1, 3)}, torch.ones(250, 1))
+    cache = Cache(tmp_path)
+    mask, labels = held_out(cache), cache.labels([("object", str(name)) for name in range(50)])
+    assert (labels[mask].any(dim=0) & labels[~mask].any(dim=0)).all()
+    if point != POINT:
+        held = {images[place].prompt for place in mask.nonzero()[:, 0].tolist()}
+        assert held.isdisjoint(images[place].prompt for place in (~mask).nonzero()[:, 0].tolist())
+
+
+def test_what_is_left_over_of_an_epoch_is_no_small_batch(cache):
+    """Of 120 maps a load holds 28 and a batch 12: the last load is too small for one."""
+    batches = take(open_stream(cache, pieces=7).maps(12), 2 * 4 * 2)
+    assert {len(maps) for maps, _, _ in batches} == {12}
+    small = take(open_stream(cache).maps(200), 2)
+    assert [len(maps) for maps, _, _ in small] == [120, 120], "all that there is is a batch"
+
+
 def test_images_of_bad_shards_are_not_readable(tmp_path):
     write(tmp_path)
     (tmp_path / "shard-00001.safetensors").unlink()

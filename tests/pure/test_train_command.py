@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def with_a_rare_style(seeds: range, shown: set[int]) -> Planted:
 
 
 def test_a_concept_in_no_validation_image(tmp_path, refused):
-    message = refused(write_cache(tmp_path / "rare", with_a_rare_style(range(15), {0, 1})))
+    message = refused(write_cache(tmp_path / "rare", with_a_rare_style(range(15), {0})))
     assert "'rare' (style) is in 0 of the" in message
     assert "validation images" in message and "more prompts and seeds" in message
 
@@ -127,7 +128,9 @@ def test_a_concept_in_every_image(tmp_path, refused):
 
 
 def test_too_few_pictures_to_hold_some_out(tmp_path, refused):
-    assert "0 validation images" in refused(write_cache(tmp_path / "few", plant(range(1))))
+    planted = plant(range(1))
+    two = replace(planted, images=[planted.images[0], planted.images[3]], maps=planted.maps[[0, 3]])
+    assert "0 validation images" in refused(write_cache(tmp_path / "few", two))
 
 
 @pytest.mark.parametrize(
@@ -338,3 +341,23 @@ def test_an_sae_can_be_extended_in_its_place(cache, base, tmp_path):
     path = shutil.copy(base, tmp_path / "sae.safetensors")
     assert train(cache, path, *STEPS, "--extend", path, "--overwrite") == 0
     assert len(load_sae(path)[1].concepts) == 5
+
+
+@pytest.mark.parametrize(
+    "out, options, fault",
+    [
+        ("mine", (), "would not list.*mine.safetensors"),
+        ("mine.pt", (), "would not list.*mine.pt.safetensors"),
+        ("mine.safetensors", ("--k", "1", "2"), "makes 2 SAEs, so --out must name a folder"),
+    ],
+)
+def test_a_name_that_does_not_fit_what_is_made(cache, tmp_path, capsys, out, options, fault):
+    assert train(cache, tmp_path / out, *QUICK, *options) == 1
+    assert re.search(fault, capsys.readouterr().err)
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_latents_for_concepts_than_there_are_is_said_before_the_training(tmp_path, refused):
+    both = write_cache(tmp_path / "both", plant(range(15)), branch="both")
+    message = refused(both, "--latents", "64", "--concept-latents", "24")
+    assert "5 labels need 24 latents each, but there are 64 latents. Choose more --latents or fewer" in message

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
@@ -62,9 +62,16 @@ class ClassifierError(ValueError):
     """The classifier cannot be used; the message says why and what to do."""
 
 
-def check_classifier(classifier: Classifier, labels: dict[str, list[str]], height: int, width: int) -> None:
-    """Tries it on a grey picture. Raises ClassifierError if it does not know a group or a label of the prompts."""
-    classes = classifier.judge(torch.full((1, height, width, 3), 128, dtype=torch.uint8)).classes
+def check_classifier(classifier: Classifier, labels: dict[str, list[str]], height: int, width: int) -> Classifier:
+    """Tries it on a picture of noise, and returns it with a fingerprint that depends on its answer, too.
+
+    So a function that loads other weights than before is another classifier. Raises ClassifierError if it does not know
+    a group or a label of the prompts.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (1, height, width, 3), generator=generator, dtype=torch.uint8)
+    answer = classifier.judge(noise)
+    classes = answer.classes
     for group, names in labels.items():
         if group not in classes:
             raise ClassifierError(
@@ -77,6 +84,8 @@ def check_classifier(classifier: Classifier, labels: dict[str, list[str]], heigh
                 f"The classifier {classifier.name} has no class '{unknown[0]}' in its group '{group}'; it has "
                 f"{', '.join(classes[group])}. Use the same names in the prompts."
             )
+    said = {group: [round(value, 3) for value in values[0].tolist()] for group, values in answer.probabilities.items()}
+    return replace(classifier, fingerprint=fingerprint(classifier.fingerprint, said))
 
 
 def read_pictures(files: Sequence[Path]) -> torch.Tensor:

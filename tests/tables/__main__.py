@@ -45,16 +45,16 @@ def main() -> None:
         parser.error(f"There is no table {', '.join(unknown)}; there are {', '.join(TABLES)}.")
     world = open_world()
     world_id = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()[:12]
+    size, suffix = (QUICK, "_quick") if options.quick else (FULL, "")
+    kept = OUT / f"{world_id}{suffix}"
     caches = [
-        collect(world, [*HOOKPOINTS.values(), *more], 8, f"tables_{world_id}_{branch}", branch, **SAMPLING)
-        for branch, more in (("cond", ()), ("both", (DRAWN_HOOKPOINT,)))
+        collect(world, hookpoints, size.collected, f"tables_{world_id}_{branch}{suffix}", branch, **SAMPLING)
+        for branch, hookpoints in (("cond", [*HOOKPOINTS.values()]), ("both", [*HOOKPOINTS.values(), DRAWN_HOOKPOINT]))
     ]
-    size = QUICK if options.quick else FULL
-    kept = OUT / f"{world_id}{'_quick' if options.quick else ''}"
     bench = Bench(world, Workplace(*caches, kept / "saes", size.lengths), Records(kept / "records"), size)
     for name in options.tables or TABLES:
         found, table = TABLES[name](bench)
-        path = OUT / f"{name}{'_quick' if options.quick else ''}.json"
+        path = OUT / f"{name}{suffix}.json"
         path.write_text(json.dumps({"machine": machine(), "found": found}, indent=1), encoding="utf-8")
         path.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
         if name in PICTURES:

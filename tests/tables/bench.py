@@ -23,6 +23,8 @@ USUAL_SEARCH = 21
 class Size:
     """How much is measured."""
 
+    collected: int
+    """SAEs learn from so many pictures of every pair."""
     seeds: int
     """SAEs are trained with so many seeds, and each is measured on pictures of its own."""
     lengths: Lengths
@@ -54,6 +56,7 @@ class Size:
 
 
 FULL = Size(
+    collected=8,
     seeds=3,
     lengths=Lengths(unsupervised=1000, supervised=2000, epochs=30),
     concepts=len(OBJECTS),
@@ -71,14 +74,15 @@ FULL = Size(
     lora_steps=300,
 )
 QUICK = Size(
+    collected=4,
     seeds=1,
     lengths=Lengths(unsupervised=400, supervised=400, epochs=6),
     concepts=2,
-    search=(1, 16),
+    search=(1, 8),
     test=(2, 24),
     searched=1,
     most_settings=USUAL_SEARCH,
-    at_once=(1, 3),
+    at_once=(1, 2),
     orders=1,
     attacked=1,
     prompts=8,

@@ -5,7 +5,10 @@ from .graph import Graph, Node
 
 OBJECTS, STYLES = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_styles.safetensors"
 DRAWN = "sae_shapecanvas_drawn.safetensors"
-SMALL_WORLD = "This template uses ShapeCanvas, the small model of the pack's tests (**make comfy**)."
+SMALL_WORLD = (
+    "As it is, this template needs ShapeCanvas, the small model of the pack's tests, which a git clone has (**make "
+    "comfy**). With your own checkpoint choose an SAE that was made for it, your picture size and your prompts."
+)
 SAMPLING = {"steps": 25, "cfg": 3.0, "scheduler": "normal"}
 UPPER, LOWER = 60, 440
 """Where the upper and the lower row begin."""

@@ -39,7 +39,7 @@ bench-erase: $(SETUP)  ## measure what erasing costs beside a step of SD 1.5 and
 tables: $(SETUP)  ## measure the papers' tables (many hours on two cores)
 	PYTHONPATH=tests "$(PY)" -m tables
 
-tables-quick: $(SETUP)  ## a smaller version of them
+tables-quick: $(SETUP)  ## a smaller version of them (a quarter of an hour on two cores)
 	PYTHONPATH=tests "$(PY)" -m tables --quick
 
 comfy: $(SETUP)  ## open a ComfyUI with the pack and the small world on port 8188

@@ -43,6 +43,21 @@ def bf16_linear(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
     return partial(F.linear, weight=weight, bias=bias)
 
 
+def with_fp32_sums(linear: Linear) -> Linear:
+    """The same without sums in bf16, which torch else allows GPUs where they split a product."""
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        settings = torch.backends.cuda.matmul
+        before = settings.allow_bf16_reduced_precision_reduction
+        settings.allow_bf16_reduced_precision_reduction = False
+        try:
+            return linear(x)
+        finally:
+            settings.allow_bf16_reduced_precision_reduction = before
+
+    return product
+
+
 class ScreenedEncoder(nn.Module):
     """An encoder's weights, ready to find the largest pre_acts in fp32; screened in bf16 where that is faster."""
 
@@ -158,7 +173,7 @@ class ScreenedEncoder(nn.Module):
         if self.rough_weight is None:
             assert self._packed
             return self._packed
-        return bf16_linear(self.rough_weight.to(device), self.bias.to(device))
+        return with_fp32_sums(bf16_linear(self.rough_weight.to(device), self.bias.to(device)))
 
     def _dots(self, x: torch.Tensor, latents: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """pre_acts of chosen latents in fp32, as in chosen_dots."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sae_eraser.sae_ops.largest import ScreenedEncoder, bf16_linear, chosen_dots, largest
+from sae_eraser.sae_ops.largest import ScreenedEncoder, bf16_linear, chosen_dots, largest, with_fp32_sums
 
 CPU = torch.device("cpu")
 
@@ -151,6 +151,23 @@ def test_latents_that_bf16_cannot_tell_apart_are_told_apart():
     assert torch.equal(latents.sort().values, expected.sort().values)
     _, rough = largest(x.bfloat16(), bf16_linear(weight, bias), 16)
     assert not torch.equal(rough.sort().values, expected.sort().values)
+
+
+def test_sums_are_not_rounded_on_gpus():
+    """Their bound is that of fp32; what others have set is left as it was."""
+    settings, seen = torch.backends.cuda.matmul, []
+    before = settings.allow_bf16_reduced_precision_reduction
+
+    def linear(x):
+        seen.append(settings.allow_bf16_reduced_precision_reduction)
+        return x if len(seen) == 1 else x.nonsense
+
+    product = with_fp32_sums(linear)
+    product(torch.ones(1))
+    with pytest.raises(AttributeError):
+        product(torch.ones(1))
+    assert seen == [False, False]
+    assert settings.allow_bf16_reduced_precision_reduction == before
 
 
 def test_chosen_dots_are_those_of_the_dense_product():

@@ -4,9 +4,13 @@ from statistics import mean
 
 
 def one_concept_table(rows: list[dict]) -> str:
+    """Means, and their spread over several seeds."""
     lines = ["| method | settings tried | UA | IRA | CRA | mean | broken |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        cells = [f"{row[name]:.1f} ± {row[name + ' spread']:.1f}" for name in ("UA", "IRA", "CRA", "mean", "broken")]
+        cells = [
+            f"{row[name]:.1f}" + (f" ± {row[name + ' spread']:.1f}" if row["seeds"] > 1 else "")
+            for name in ("UA", "IRA", "CRA", "mean", "broken")
+        ]
         lines.append(f"| {row['method']} | {row['settings tried']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -92,7 +92,7 @@ def open_any(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistic
 
 
 def is_ours(path: Path) -> bool:
-    """Whether what is wrong with this file is to be said by sae_ops.file: no other format has its suffix or content."""
+    """Whether sae_ops.file is to read it, and to say what is wrong with it."""
     return is_sae_file(path) or not path.exists() or (path.suffix == ".safetensors" and not recognise(path))
 
 

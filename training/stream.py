@@ -7,6 +7,7 @@ and i alone, so a run that was stopped goes on with the very batches it would ha
 
 import hashlib
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,10 +139,14 @@ def held_out(cache: Cache) -> torch.Tensor:
     A label that had none, or all, has one such image, or all but one. Of a text encoder the seed changes nothing.
     """
     images, is_text = cache.settings.images, any(map(is_text_hookpoint, cache.settings.hookpoints))
-    places = torch.tensor([_fraction(image.prompt if is_text else f"{image.prompt}|{image.seed}") for image in images])
+    texts = (image.prompt if is_text else f"{image.prompt}|{image.seed}" for image in images)
+    places = torch.tensor([_fraction(text) for text in texts], dtype=torch.float64)
     held = places < 0.1
-    for column in cache.labels([(group, name) for group, names in cache.groups().items() for name in names]).T:
-        own = column.nonzero()[:, 0]
+    showing = defaultdict(list)
+    for index, image in enumerate(images):
+        for label in [(group, name) for group, names in image.labels.items() for name in names]:
+            showing[label].append(index)
+    for own in map(torch.tensor, showing.values()):
         if not held[own].any() and len(own) > 1:
             held[places == places[own].amin()] = True
         elif held[own].all() and len(own) > 1:

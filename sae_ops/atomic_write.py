@@ -28,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     except Exception as error:  # torch and safetensors have errors of their own for it
         if _is_full(part.parent, error):
-            raise DiskFull(f"The disk of {path} is full. Free some space and run the same again.") from error
+            raise DiskFull(f"The disk of {path} is full. Free some space and run the same again ({error}).") from error
         raise
     finally:
         part.unlink(missing_ok=True)

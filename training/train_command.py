@@ -18,6 +18,7 @@ from .config import ASSIGNMENTS, PRECISIONS, TrainingConfig
 from .finish import Made
 from .info_command import show
 from .plan import Order, plan_training
+from .recommend import recommendation
 from .report import write_report
 from .train_progress import CHECK, PROGRESS, TrainProgress
 
@@ -119,6 +120,8 @@ def _run(options: argparse.Namespace) -> None:
         return
     for sae in made:
         show(sae.out)
+    if best := recommendation(made):
+        print(best)
     page = options.out.with_suffix(".html") if len(made) == 1 else options.out / "training.html"
     print(write_report(page, made))
     if options.tensorboard:

@@ -16,6 +16,7 @@ from sae_eraser.sae_ops.file import SAEHeader, load_sae
 from sae_eraser.training.finish import Made
 from sae_eraser.training.measure import Measurement
 from sae_eraser.training.phases import RECONSTRUCT, SUPERVISE, Track
+from sae_eraser.training.recommend import recommendation
 from sae_eraser.training.report import write_report
 
 FIGURES = ("While training", "Over noise levels", "Is it one to one?", "What is taken for what", "Separation")
@@ -158,3 +159,19 @@ def test_a_training_succeeds_without_matplotlib(tmp_path, capsys):
     )
     assert not (tmp_path / "sae.html").exists()
     load_sae(tmp_path / "sae.safetensors")
+
+
+def at(hookpoint: str, **facts: float) -> Made:
+    sae = made("disc", "box")
+    concepts = tuple(replace(concept, facts=facts) for concept in sae.header.concepts)
+    return replace(sae, header=replace(sae.header, hookpoint=hookpoint, concepts=concepts))
+
+
+def test_of_several_hookpoints_one_is_recommended():
+    """By what was learned of the names' part, if that was measured everywhere; else by how well concepts are told."""
+    low, high = at("low", explained=0.3, separation=9.0), at("high", explained=0.7, separation=2.0)
+    text = recommendation([low, high, high])
+    assert text.startswith("Recommended hookpoint: high, by the share") and "high 0.70, low 0.30" in text
+    text = recommendation([low, at("high", separation=2.0)])
+    assert text.startswith("Recommended hookpoint: low, by the standard deviations") and "low 9.0, high 2.0" in text
+    assert recommendation([high, high]) is None and recommendation([at("low"), at("high")]) is None

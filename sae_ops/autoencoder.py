@@ -33,9 +33,10 @@ class SAEConfig:
         if self.activation not in known:
             raise ValueError(f"Unknown activation '{self.activation}'; known are {', '.join(known)}.")
         for name in ("d_in", "n_latents", "k"):
-            value = getattr(self, name)
-            if type(value) is not int or (value < 1 and name != "k"):
-                raise ValueError(f"{name} is {value!r}, but must be a whole number from 1 on.")
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a whole number.")
+        if self.d_in < 1:
+            raise ValueError(f"d_in is {self.d_in}, but must be at least 1.")
         if not 0 < self.k <= self.n_latents:
             raise ValueError(f"k is {self.k}, but must lie between 1 and the number of latents, {self.n_latents}.")
         if self.activation == "groupmax" and self.n_latents % self.k:

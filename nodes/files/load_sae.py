@@ -29,11 +29,6 @@ def check_installed(sae_name: str | None) -> bool | str:
     return True
 
 
-def fingerprint_name(sae_name: str | None) -> tuple | None:
-    """What fingerprint_inputs returns."""
-    return None if sae_name is None else fingerprint(sae_name)
-
-
 class LoadSAE(io.ComfyNode):
     """Loads an SAE file and hands it on."""
 
@@ -55,7 +50,7 @@ class LoadSAE(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, sae_name: str | None):
-        return fingerprint_name(sae_name)
+        return fingerprint(sae_name)
 
     @classmethod
     def execute(cls, sae_name: str) -> io.NodeOutput:

@@ -74,9 +74,9 @@ def open_sae(name: str) -> LoadedSAE:
     return _load(name, *_stamp(sae_path(name)))
 
 
-def fingerprint(name: str) -> tuple:
-    """Changes when the file does."""
-    return _stamp(sae_path(name))
+def fingerprint(name: str | None) -> tuple | None:
+    """Changes when the file does; None if the name is not known yet, as that of a link."""
+    return None if name is None else _stamp(sae_path(name))
 
 
 def _stamp(path: str | Path) -> tuple[str, float, int]:

@@ -3,8 +3,8 @@
 from comfy_api.latest import io, ui
 
 from ...sae_ops.description import describe_file
-from .load_sae import check_installed, fingerprint_name, sae_name_input
-from .sae_files import sae_path
+from .load_sae import check_installed, sae_name_input
+from .sae_files import fingerprint, sae_path
 
 
 class SAEInfo(io.ComfyNode):
@@ -29,7 +29,7 @@ class SAEInfo(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, sae_name: str | None):
-        return fingerprint_name(sae_name)
+        return fingerprint(sae_name)
 
     @classmethod
     def execute(cls, sae_name: str) -> io.NodeOutput:

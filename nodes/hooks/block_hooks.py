@@ -23,6 +23,7 @@ from .streams import Stream, picture_stream
 
 KEY = "sae_eraser"
 WRAPPED = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+"""What of ComfyUI with_hooks may put wrappers around."""
 
 
 @dataclass(frozen=True)

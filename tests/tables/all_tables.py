@@ -39,34 +39,48 @@ def several_objects(bench: Bench):
 
 def attacked_by_vectors(bench: Bench):
     size = bench.size
-    found = white_box.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench, COMPARED), GROUPS["object"][: size.attacked]),
-        **{"prompts": size.prompts, "attack": size.attack, "sae_seed": 0},
-    )
+
+    def of_seed(seed: int) -> dict:
+        methods = chosen_methods(bench, COMPARED, seed)
+        concepts = GROUPS["object"][: size.attacked]
+        return white_box.measure(bench.world, bench.records, methods, concepts, size.prompts, size.attack, seed)
+
+    found = [of_seed(seed) for seed in range(size.seeds)]
     return found, white_box.markdown(found)
 
 
 def attacked_by_words_and_pictures(bench: Bench):
     size = bench.size
-    found = black_box.measure(
-        *(bench.world, bench.place, bench.records, chosen_methods(bench, COMPARED), GROUPS["object"][: size.attacked]),
-        **{"pictures": size.prompts, "sae_seed": 0},
-    )
+
+    def of_seed(seed: int) -> dict:
+        methods = chosen_methods(bench, COMPARED, seed)
+        concepts = GROUPS["object"][: size.attacked]
+        return black_box.measure(bench.world, bench.records, methods, concepts, size.prompts, seed=seed)
+
+    found = [of_seed(seed) for seed in range(size.seeds)]
     return found, black_box.markdown(found)
 
 
 def other_settings(bench: Bench):
-    size, methods = bench.size, chosen_methods(bench, UNGUARDED)
-    found = generality.measure(
-        *(bench.world, bench.place, bench.records, methods, GROUPS["object"][: size.resampled]),
-        **{"pictures": size.pictures_each, "lora_steps": size.lora_steps, "sae_seed": 0},
-    )
+    size = bench.size
+    amounts = {"pictures": size.pictures_each, "lora_steps": size.lora_steps}
+
+    def of_seed(seed: int) -> dict:
+        methods = chosen_methods(bench, UNGUARDED, seed)
+        concepts = GROUPS["object"][: size.resampled]
+        return generality.measure(bench.world, bench.place, bench.records, methods, concepts, **amounts, seed=seed)
+
+    found = [of_seed(seed) for seed in range(size.seeds)]
     return found, generality.markdown(found)
 
 
 def one_latent_each(bench: Bench):
     makers = (unsupervised, saemnesia, supervised)
-    found = one_to_one.measure(bench.place, "object", [make(bench.place, "object", 0) for make in makers])
+
+    def of_seed(seed: int) -> dict:
+        return one_to_one.measure(bench.place, "object", [make(bench.place, "object", seed) for make in makers])
+
+    found = [of_seed(seed) for seed in range(bench.size.seeds)]
     return found, one_to_one.markdown(found)
 
 
@@ -84,14 +98,14 @@ PICTURES = {"several_objects": curves}
 """How what was found for some tables is drawn, as a matplotlib figure."""
 
 
-def chosen_methods(bench: Bench, names: tuple[str, ...]) -> list[ChosenMethod]:
-    """Every concept with the setting that was chosen for it alone."""
+def chosen_methods(bench: Bench, names: tuple[str, ...], seed: int) -> list[ChosenMethod]:
+    """Every concept with the setting that was chosen for it alone; seed: that of the SAEs."""
 
     def fixed(method) -> ChosenMethod:
         def sampling(concepts: list[str]) -> dict:
-            settings = [bench.chosen(method, 0, "object", concept) for concept in concepts]
+            settings = [bench.chosen(method, seed, "object", concept) for concept in concepts]
             return method.sampling(concepts, settings)
 
         return ChosenMethod(method.name, sampling)
 
-    return [fixed(method) for method in bench.methods("object", 0) if method.name in names]
+    return [fixed(method) for method in bench.methods("object", seed) if method.name in names]

@@ -8,7 +8,7 @@ from shapecanvas.concepts import OBJECTS
 from shapecanvas.world import World
 
 from .methods import Method, Setting, all_methods
-from .pictures import Judged, draw, scores, wanted
+from .pictures import SEED_STEP, Judged, draw, scores, wanted
 from .records import Records
 from .saes import Lengths, Workplace
 from .white_box import Attack
@@ -41,7 +41,7 @@ class Size:
     at_once: tuple[int, ...]
     """So many objects are erased together."""
     orders: int
-    """The order given, and random ones."""
+    """The order given, and random ones, each with the next of the seeds."""
     attacked: int
     """So many objects are attacked."""
     prompts: int
@@ -64,7 +64,7 @@ FULL = Size(
     test=(4, 88),
     searched=4,
     most_settings=210,
-    at_once=(1, 3, 6, 9),
+    at_once=tuple(range(1, 10)),
     orders=4,
     attacked=12,
     prompts=24,
@@ -109,7 +109,7 @@ class Bench:
     def measured(self, method: Method, seed: int, group: str, concepts: list[str], settings: list[Setting], test: bool):
         """Pictures of this erasure, by settings[i] for concepts[i]: those to be reported, or those to choose by."""
         asking, others = self.size.test if test else self.size.search
-        first = (TEST_FROM if test else SEARCH_FROM) + 10_000 * seed
+        first = (TEST_FROM if test else SEARCH_FROM) + SEED_STEP * seed
         family = method.name.split(",")[0]
         key = {"method": family, "seed": seed, "group": group, "concepts": concepts, "settings": settings}
         key |= {"asking": asking, "others": others, "first": first}

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import mean
 
 from sae_eraser.nodes.sample.prompt_batch import encode_prompts
 from shapecanvas.concepts import OBJECTS, PAIR_TEMPLATES, STYLES, SYNONYMS
 from shapecanvas.world import World
 
 from .chosen import ChosenMethod
+from .markdown import over_seeds
 from .noise_prediction import drawn_latents
-from .pictures import SAMPLING, Judged, Wanted, scores, wanted
+from .pictures import SAMPLING, SEED_STEP, Judged, Wanted, scores, wanted
 from .records import Records
-from .saes import Workplace
 from .starts import draw_by, inverted
 
-FIRST_SEED, DRAWN_SEED = 6_000_000, 31_000_000
+FIRST_SEED = 6_000_000
 DENOISE = (0.3, 0.5, 0.7, 0.9)
 LONG_TEMPLATES = (
     "a picture in {style} style, a picture of a {object} in {style} style, a {object}, {style} style",
@@ -25,17 +26,16 @@ LONG_TEMPLATES = (
 
 def measure(
     world: World,
-    place: Workplace,
     records: Records,
     methods: Sequence[ChosenMethod],
     concepts: Sequence[str],
     pictures: int = 24,
     kinds: Sequence[str] = (),
-    **facts,
+    seed: int = 0,
 ) -> dict:
     """{method: {kind: {concept: UA in per cent}}}; kinds: only these.
 
-    facts: what else tells one run from another, such as the seed of the SAEs.
+    seed: that of the methods' SAEs; pictures follow it.
     """
     found: dict = {}
     for method in methods:
@@ -44,25 +44,24 @@ def measure(
                 if kind in WORDS and concept not in SYNONYMS:
                     continue
                 key = {"table": "black box", "method": method.name, "kind": kind, "concept": concept}
-                asked = _pictures(concept, pictures)
+                asked = _pictures(concept, pictures, seed)
 
                 def attacked(method=method, kind=kind, concept=concept, asked=asked) -> Judged:
                     return KINDS[kind](world, method, concept, asked)
 
-                judged = records.get({**key, "pictures": pictures, **facts}, attacked)
+                judged = records.get({**key, "pictures": pictures, "sae_seed": seed}, attacked)
                 row = found.setdefault(method.name, {}).setdefault(kind, {})
                 row[concept] = scores(judged, [concept])["UA"]
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each attack, a column for each method: UA, means over concepts."""
-    kinds = list(next(iter(found.values())))
-    lines = ["| UA under | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
-    for kind in kinds:
-        means = [sum(row[kind].values()) / len(row[kind]) for row in found.values() if row.get(kind)]
-        if means:
-            lines.append(f"| {kind} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+def markdown(found: Sequence[dict]) -> str:
+    """found: what was measured with each seed. UA, means over concepts: a row an attack, a column a method."""
+    methods = list(found[0])
+    lines = ["| UA under | " + " | ".join(methods) + " |", "|---|" + "---|" * len(methods)]
+    for kind in found[0][methods[0]]:
+        cells = [over_seeds(mean(of_seed[method][kind].values()) for of_seed in found) for method in methods]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -100,7 +99,7 @@ def _asks_for(words: Callable[[str], Sequence[str]], templates: Sequence[str] = 
 
 def _starts_from_a_picture(denoise: float) -> Callable:
     def attack(world: World, method: ChosenMethod, concept: str, pictures: Wanted) -> Judged:
-        latents = drawn_latents(world, pictures.pairs, DRAWN_SEED)
+        latents = drawn_latents(world, pictures)
         return draw_by(world, method, [concept], pictures, latents=latents, denoise=denoise)
 
     return attack
@@ -108,7 +107,7 @@ def _starts_from_a_picture(denoise: float) -> Callable:
 
 def _starts_from_its_noise(world: World, method: ChosenMethod, concept: str, pictures: Wanted) -> Judged:
     """The noise is found with the world's own model, which an attacker can have, and without guidance."""
-    latents = drawn_latents(world, pictures.pairs, DRAWN_SEED)
+    latents = drawn_latents(world, pictures)
     positive = encode_prompts(world.clip, pictures.prompts())
     noise = inverted(world, latents, positive, SAMPLING["steps"])
     return draw_by(world, method, [concept], pictures, latents=noise, adds_noise=False)
@@ -129,6 +128,6 @@ KINDS: dict[str, Callable[[World, ChosenMethod, str, Wanted], Judged]] = {
 }
 
 
-def _pictures(concept: str, count: int) -> Wanted:
-    every = wanted([concept], -(-count // 8), 0, FIRST_SEED)
+def _pictures(concept: str, count: int, seed: int) -> Wanted:
+    every = wanted([concept], -(-count // 8), 0, FIRST_SEED + SEED_STEP * seed)
     return replace(every, pairs=every.pairs[:count], seeds=every.seeds[:count])

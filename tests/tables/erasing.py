@@ -39,18 +39,20 @@ def one_concept(
 def several_concepts(bench: Bench, group: str, methods: Sequence[str]) -> list[dict]:
     """Several concepts at once, in the order given and in random ones: UA, and what is kept of all others.
 
-    By these methods; every concept has the setting that was chosen for it alone.
+    By these methods; every concept has the setting that was chosen for it alone. Each order has the next of the seeds.
     """
     names, rows = list(GROUPS[group]), []
-    for method in bench.methods(group, 0):
-        if method.name not in methods:
-            continue
-        for order in range(bench.size.orders):
+    for order in range(bench.size.orders):
+        seed = order % bench.size.seeds
+        for method in bench.methods(group, seed):
+            if method.name not in methods:
+                continue
             ordered = names if order == 0 else random.Random(order).sample(names, len(names))
             for count in tqdm(bench.size.at_once, desc=f"{method.name}, order {order}", leave=False):
                 concepts = ordered[:count]
-                settings = [bench.chosen(method, 0, group, concept) for concept in concepts]
-                found = bench.measured(method, 0, group, concepts, settings, test=True)
+                settings = [bench.chosen(method, seed, group, concept) for concept in concepts]
+                found = bench.measured(method, seed, group, concepts, settings, test=True)
                 kept = (found["IRA"] + found["CRA"]) / 2
-                rows.append({"method": method.name, "order": order, "concepts": count, **found, "kept": kept})
+                row = {"method": method.name, "order": order, "seed": seed, "concepts": count}
+                rows.append({**row, **found, "kept": kept})
     return rows

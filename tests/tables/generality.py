@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 
 from shapecanvas.concepts import OBJECTS
 from shapecanvas.world import World
 
 from . import lora
 from .chosen import ChosenMethod
-from .pictures import Judged, Wanted, scores, wanted
+from .markdown import over_seeds
+from .pictures import SEED_STEP, Judged, Wanted, scores, wanted
 from .records import Records
 from .saes import Workplace
 from .starts import draw_by
@@ -55,13 +57,13 @@ def measure(
     pictures: tuple[int, int] = (2, 24),
     settings: Sequence[str] = (),
     lora_steps: int = 300,
-    **facts,
+    seed: int = 0,
 ) -> dict:
     """{setting: {method: {concept: scores}}}; settings: only these. The LoRA is trained if it is not there.
 
     pictures: of every pair that asks for the concept, and of other pairs.
-    facts: what else tells one run from another, such as the seed of the SAEs. To be read against the method that
-    erases nothing: what is broken under a setting without erasing was not broken by erasing.
+    seed: that of the methods' SAEs; pictures follow it, the LoRA is the same for all. To be read against the method
+    that erases nothing: what is broken under a setting without erasing was not broken by erasing.
     """
     found: dict = {}
     for name in settings or SETTINGS:
@@ -72,12 +74,12 @@ def measure(
                     continue
                 key = {"table": "generality", "setting": name, "method": method.name, "concept": concept}
                 size = {"pictures": list(pictures), **({"lora_steps": lora_steps} if setting.lora else {})}
-                chosen = wanted([concept], *pictures, FIRST_SEED)
+                chosen = wanted([concept], *pictures, FIRST_SEED + SEED_STEP * seed)
 
                 def drawn(setting=setting, method=method, concept=concept, chosen=chosen) -> Judged:
                     return _drawn(world, place, method, concept, chosen, setting, lora_steps)
 
-                judged = records.get({**key, **size, **facts}, drawn)
+                judged = records.get({**key, **size, "sae_seed": seed}, drawn)
                 row = scores(judged, [concept])
                 if setting.lora_style:
                     del row["CRA"]
@@ -85,12 +87,12 @@ def measure(
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each setting, UA / IRA / CRA of each method, means over concepts."""
-    methods = list(next(iter(found.values())))
+def markdown(found: Sequence[dict]) -> str:
+    """found: what was measured with each seed. A row for each setting, UA / IRA / CRA of each method."""
+    methods = list(next(iter(found[0].values())))
     lines = ["| UA / IRA / CRA | " + " | ".join(methods) + " |", "|---|" + "---|" * len(methods)]
-    for setting, rows in found.items():
-        cells = [_cell(list(rows[method].values())) for method in methods]
+    for setting in found[0]:
+        cells = [_cell([list(of_seed[setting][method].values()) for of_seed in found]) for method in methods]
         lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -117,8 +119,8 @@ def _drawn(
     return draw_by(world, method, [concept], pictures, prompts, with_patches=patches, **setting.sampling)
 
 
-def _cell(rows: list[dict[str, float]]) -> str:
-    def mean(name: str) -> str:
-        return f"{sum(row[name] for row in rows) / len(rows):.1f}" if name in rows[0] else "-"
-
-    return " / ".join(mean(name) for name in ("UA", "IRA", "CRA"))
+def _cell(rows: list[list[dict[str, float]]]) -> str:
+    """rows: of each seed a row for each concept."""
+    names = [name for name in ("UA", "IRA", "CRA") if name in rows[0][0]]
+    cells = [over_seeds(mean(row[name] for row in of_seed) for of_seed in rows) for name in names]
+    return " / ".join(cells + ["-"] * (3 - len(names)))

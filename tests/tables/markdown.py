@@ -1,6 +1,7 @@
 """Measurements as Markdown tables."""
 
-from statistics import mean
+from collections.abc import Iterable
+from statistics import mean, pstdev
 
 
 def one_concept_table(rows: list[dict]) -> str:
@@ -8,7 +9,7 @@ def one_concept_table(rows: list[dict]) -> str:
     lines = ["| method | settings tried | UA | IRA | CRA | mean | broken |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         cells = [
-            f"{row[name]:.1f}" + (f" ± {row[name + ' spread']:.1f}" if row["seeds"] > 1 else "")
+            f"{row[name]:.1f}" + (f" ± {row[f'{name} spread']:.1f}" if row["seeds"] > 1 else "")
             for name in ("UA", "IRA", "CRA", "mean", "broken")
         ]
         lines.append(f"| {row['method']} | {row['settings tried']} | " + " | ".join(cells) + " |")
@@ -35,3 +36,9 @@ def several_concepts_table(rows: list[dict]) -> str:
             cells.append(f"{mean(row['UA'] for row in own):.1f} / {mean(row['kept'] for row in own):.1f}")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def over_seeds(values: Iterable[float]) -> str:
+    """The mean of a number that was measured with several seeds, and its spread if there are several."""
+    measured = list(values)
+    return f"{mean(measured):.1f}" + (f" ± {pstdev(measured):.1f}" if len(measured) > 1 else "")

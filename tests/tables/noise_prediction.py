@@ -13,6 +13,11 @@ from shapecanvas.concepts import OBJECTS, STYLES
 from shapecanvas.drawing import draw
 from shapecanvas.world import World
 
+from .pictures import Wanted
+
+DRAWN_FROM = 25_000_000
+"""Drawings have other seeds than the pictures that are sampled, and than the drawings the world was trained on."""
+
 
 @contextmanager
 def differentiable() -> Iterator[None]:
@@ -31,9 +36,10 @@ def differentiable() -> Iterator[None]:
         yield
 
 
-def drawn_latents(world: World, pairs: tuple[tuple[int, int], ...], first_seed: int) -> torch.Tensor:
-    """Latents [pictures, 16, 8, 8] of drawings of these (object, style), one seed each."""
-    drawings = [draw(OBJECTS[o], STYLES[s], first_seed + i) for i, (o, s) in enumerate(pairs)]
+def drawn_latents(world: World, pictures: Wanted) -> torch.Tensor:
+    """Latents [pictures, 16, 8, 8] of drawings of what is wanted, not of what the world makes of it."""
+    seeds = [DRAWN_FROM + seed for seed in pictures.seeds]
+    drawings = [draw(OBJECTS[o], STYLES[s], seed) for (o, s), seed in zip(pictures.pairs, seeds, strict=True)]
     return encoded(world, np.stack(drawings))
 
 

@@ -14,6 +14,7 @@ concept's own latent: the k with the largest shares of all on the first half.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from sae_eraser.training.assign import concept_scores
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.data import choose_images
 
+from .markdown import over_seeds
 from .saes import GROUPS, HOOKPOINTS, LoadedSAE, Workplace, means_of_all_latents
 
 OTHERS = (1, 3, 8)
@@ -58,13 +60,16 @@ def measure(place: Workplace, group: str, saes: Sequence[LoadedSAE], levels: int
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each SAE, means over concepts, in per cent."""
-    columns = list(next(iter(next(iter(found.values())).values())))
+def markdown(found: Sequence[dict]) -> str:
+    """found: what was measured with each seed. A row for each kind of SAE, means over concepts, in per cent."""
+    columns = list(next(iter(next(iter(found[0].values())).values())))
     lines = ["| SAE | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    for sae, rows in found.items():
-        means = [100 * sum(row[column] for row in rows.values()) / len(rows) for column in columns]
-        lines.append(f"| {sae} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+    for of_seeds in zip(*(of_seed.items() for of_seed in found), strict=True):
+        kind = of_seeds[0][0].rpartition("_")[0]
+        cells = [
+            over_seeds(100 * mean(row[column] for row in rows.values()) for _, rows in of_seeds) for column in columns
+        ]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

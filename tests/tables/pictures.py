@@ -15,6 +15,8 @@ from .guard import Guard
 PAIRS = tuple((o, s) for o in range(len(OBJECTS)) for s in range(len(STYLES)))
 SAMPLING = {**small_world.SAMPLING, "cfg": 9.0}
 """The papers' guidance, which forgives less than the small world's usual 3; a quarter of their steps."""
+SEED_STEP = 10_000
+"""Between the first seeds of the pictures by which SAEs of one seed and of the next are measured."""
 BATCH = 96
 NOTHING = -1
 CONFIDENT = 0.5

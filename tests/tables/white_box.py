@@ -8,6 +8,7 @@ with a prompt if the concept was seen in one of its pictures, before, on the way
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import mean
 
 import torch
 from comfy import model_management
@@ -16,13 +17,13 @@ from shapecanvas.concepts import OBJECTS, STYLES
 from shapecanvas.world import World
 
 from .chosen import ChosenMethod
+from .markdown import over_seeds
 from .noise_prediction import differentiable, drawn_latents, levels_of_noise, load, noise_error
-from .pictures import Judged, Wanted, all_judged, wanted
+from .pictures import SEED_STEP, Judged, Wanted, all_judged, wanted
 from .records import Records
-from .saes import Workplace
 from .starts import judge_latents, sample_from
 
-FIRST_SEED, DRAWN_SEED = 5_000_000, 30_000_000
+FIRST_SEED = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -39,39 +40,46 @@ class Attack:
 
 def measure(
     world: World,
-    place: Workplace,
     records: Records,
     methods: Sequence[ChosenMethod],
     concepts: Sequence[str],
     prompts: int = 24,
     attack: Attack = Attack(),  # noqa: B008
-    **facts,
+    seed: int = 0,
 ) -> dict:
     """{method: {concept: {"before", "after", "looks"}}}: UA in per cent, the last after every look.
 
-    facts: what else tells one run from another, such as the seed of the SAEs.
+    seed: that of the methods' SAEs; pictures and attack follow it.
     """
     found: dict = {}
     for method in methods:
         for concept in concepts:
-            key = {"table": "white box", "method": method.name, "concept": concept, "prompts": prompts, **facts}
-            pictures = _pictures(concept, prompts)
+            key = {
+                "table": "white box",
+                "method": method.name,
+                "concept": concept,
+                "prompts": prompts,
+                "sae_seed": seed,
+            }
+            pictures = _pictures(concept, prompts, seed)
 
             def attacked(method=method, concept=concept, pictures=pictures) -> Judged:
-                return _attacked(world, method, concept, pictures, attack)
+                return _attacked(world, method, concept, pictures, attack, seed)
 
             judged = records.get({**key, **asdict(attack)}, attacked)
             found.setdefault(method.name, {})[concept] = _summary(judged, concept, len(attack.looks) + 1)
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each method, means over concepts."""
+def markdown(found: Sequence[dict]) -> str:
+    """found: what was measured with each seed. A row for each method, means over concepts."""
     lines = ["| method | UA before | after the attack | fall | seen at the end alone |", "|---|---|---|---|---|"]
-    for method, concepts in found.items():
-        before, after = (_mean(row[name] for row in concepts.values()) for name in ("before", "after"))
-        end = 100 - _mean(row["looks"][-1] for row in concepts.values())
-        lines.append(f"| {method} | {before:.1f} | {after:.1f} | {before - after:.1f} | {end:.1f} |")
+    for method in found[0]:
+        rows = [list(of_seed[method].values()) for of_seed in found]
+        before, after = ([mean(row[name] for row in of_seed) for of_seed in rows] for name in ("before", "after"))
+        fall = [b - a for b, a in zip(before, after, strict=True)]
+        seen = [100 - mean(row["looks"][-1] for row in of_seed) for of_seed in rows]
+        lines.append(f"| {method} | " + " | ".join(map(over_seeds, (before, after, fall, seen))) + " |")
     return "\n".join(lines)
 
 
@@ -80,7 +88,7 @@ def find_vectors(
 ) -> tuple[list[torch.Tensor], list[float]]:
     """The conditionings [pictures, 32, 48] before and after every look, and the loss of every iteration."""
     load(model)
-    latents = drawn_latents(world, pictures.pairs, DRAWN_SEED)
+    latents = drawn_latents(world, pictures)
     words = embedded(world.clip, pictures.prompts())
     generator = torch.Generator().manual_seed(seed)
     vocabulary = _text_model(world.clip).embeddings.token_embedding.weight
@@ -125,15 +133,15 @@ def _text_model(clip):
     return clip.cond_stage_model.clip_l.transformer.text_model
 
 
-def _pictures(concept: str, count: int) -> Wanted:
-    every = wanted([concept], -(-count // 8), 0, FIRST_SEED)
+def _pictures(concept: str, count: int, seed: int) -> Wanted:
+    every = wanted([concept], -(-count // 8), 0, FIRST_SEED + SEED_STEP * seed)
     return Wanted(every.pairs[:count], every.seeds[:count])
 
 
-def _attacked(world: World, method: ChosenMethod, concept: str, pictures: Wanted, attack: Attack) -> Judged:
+def _attacked(world: World, method: ChosenMethod, concept: str, pictures: Wanted, attack: Attack, seed: int) -> Judged:
     """Its pictures before the attack, then those of every look."""
     chosen = method.chosen(world, [concept])
-    conds, _ = find_vectors(world, chosen.model, pictures, attack)
+    conds, _ = find_vectors(world, chosen.model, pictures, attack, seed)
     looks = []
     for cond in conds:
         drawn = sample_from(world, chosen.model, [[cond, {}]], chosen.negative_prompt, pictures.seeds)
@@ -150,8 +158,3 @@ def _summary(found: Judged, concept: str, looks: int) -> dict:
         "after": 100 * (1 - seen.any(dim=0).double().mean().item()),
         "looks": [100 * (1 - look.double().mean().item()) for look in seen[1:]],
     }
-
-
-def _mean(values) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)

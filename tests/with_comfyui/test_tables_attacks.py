@@ -28,7 +28,7 @@ def error_of(world: World, model, cond: torch.Tensor) -> torch.Tensor:
     """On stars, with the same noise whenever it is asked for."""
     load(model)
     generator = torch.Generator().manual_seed(3)
-    latents = drawn_latents(world, STARS.pairs, 40_000_000).repeat(4, 1, 1, 1)
+    latents = drawn_latents(world, STARS).repeat(4, 1, 1, 1)
     noise = torch.randn(latents.shape, generator=generator)
     sigma = levels_of_noise(model, len(STARS.pairs), 4, generator)
     return noise_error(model, latents, cond.repeat(4, 1, 1), sigma, noise).mean()
@@ -98,7 +98,7 @@ def test_prompts_name_the_concept_in_other_words():
 
 
 def test_a_picture_comes_back_from_its_noise(world: World):
-    latents = drawn_latents(world, STARS.pairs, 40_000_000)
+    latents = drawn_latents(world, STARS)
     positive = encode_prompts(world.clip, STARS.prompts())
     noise = inverted(world, latents, positive, SAMPLING["steps"])
     assert noise.std() > 5  # about the largest sigma

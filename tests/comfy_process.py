@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import checkout
-from comfy_server import COMFYUI, SHAPECANVAS, arguments, prepare_base
+from comfy_server import COMFYUI, SHAPECANVAS, arguments, place_link, prepare_base
 
 
 def become_comfyui(base: Path) -> None:
@@ -42,8 +42,7 @@ def load_pack(base: Path) -> ModuleType:
     if "sae_eraser" not in sys.modules:
         checkout.import_root()
     imported_before = vars(sys.modules["sae_eraser"])
-    (base / "sae_eraser").unlink(missing_ok=True)
-    (base / "sae_eraser").symlink_to(checkout.ROOT)
+    place_link(base / "sae_eraser", checkout.ROOT)
     folder = os.getcwd()
     os.chdir(base)
     try:

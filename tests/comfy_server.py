@@ -44,14 +44,14 @@ class Server:
 def prepare_base(base: Path, pack: Path = ROOT) -> None:
     """Fill a ComfyUI base directory with links to the pack, the small world and its weights."""
     weights = SHAPECANVAS / "weights"
-    _link(base / "custom_nodes" / "sae-eraser", pack)
-    _link(base / "custom_nodes" / "shapecanvas", SHAPECANVAS / "extension")
-    _link(base / "models" / "checkpoints" / "shapecanvas.safetensors", weights / "shapecanvas.safetensors")
+    place_link(base / "custom_nodes" / "sae-eraser", pack)
+    place_link(base / "custom_nodes" / "shapecanvas", SHAPECANVAS / "extension")
+    place_link(base / "models" / "checkpoints" / "shapecanvas.safetensors", weights / "shapecanvas.safetensors")
     for stale in (base / "models" / "sae").glob("*.safetensors"):
         if stale.is_symlink() and not stale.exists():
-            stale.unlink()
+            stale.unlink(missing_ok=True)
     for sae in weights.glob("sae_*.safetensors"):
-        _link(base / "models" / "sae" / sae.name, sae)
+        place_link(base / "models" / "sae" / sae.name, sae)
 
 
 def arguments(base: Path) -> list[str]:
@@ -90,10 +90,13 @@ def _command(base: Path, port: int) -> list[str]:
     return [sys.executable, str(COMFYUI / "main.py"), "--port", str(port), *arguments(base)]
 
 
-def _link(link: Path, target: Path) -> None:
+def place_link(link: Path, target: Path) -> None:
+    """The link, in place of one that was there, at once: another process may do the same."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(target.resolve(strict=True))
+    new = link.with_name(f".{link.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target.resolve(strict=True))
+    new.replace(link)
 
 
 def _free_port() -> int:

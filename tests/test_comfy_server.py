@@ -1,5 +1,9 @@
 """Starting and stopping a server, with a stand-in for ComfyUI."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from subprocess import run
+
 import pytest
 
 import comfy_server
@@ -37,3 +41,14 @@ def test_a_server_that_dies_shows_its_log(main_py):
     main_py.write_text("raise SystemExit('torch is missing')")
     with pytest.raises(RuntimeError, match="status 1.*\n.*torch is missing"), comfy_server.running_server():
         pass
+
+
+def test_several_processes_may_prepare_one_folder_at_once(tmp_path):
+    again_and_again = (
+        "import comfy_server, pathlib, sys\nfor _ in range(100): comfy_server.prepare_base(pathlib.Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", again_and_again, str(tmp_path)]
+    with ThreadPoolExecutor() as both:
+        ends = list(both.map(lambda _: run(command, cwd=comfy_server.ROOT / "tests", capture_output=True), range(2)))
+    assert [end.stderr for end in ends] == [b"", b""]
+    assert (tmp_path / "models" / "checkpoints" / "shapecanvas.safetensors").is_file()

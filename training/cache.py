@@ -55,6 +55,8 @@ class CacheSettings:
     storage: str = "fp16"
     """"fp16", "bf16" or "int8"."""
     images_per_shard: int = 96
+    source: list[str] = field(default_factory=list, repr=False)
+    """The nodes that the model comes from; empty if that is not known."""
 
     @property
     def shards(self) -> int:
@@ -112,7 +114,16 @@ class CacheWriter:
         if not (self.folder / MANIFEST).exists():
             return False
         found = _read_manifest(self.folder)
-        differing = [f.name for f in fields(CacheSettings) if getattr(found, f.name) != getattr(self.settings, f.name)]
+        own = self.settings
+        if found.source and own.source and found.source != own.source:
+            was = [line for line in found.source if line not in own.source]
+            now = [line for line in own.source if line not in found.source]
+            raise CacheError(
+                f"{self.folder} holds a cache of another model. It has: {'; '.join(was) or 'less'}. Now there is: "
+                f"{'; '.join(now) or 'less'}. Choose another name, or connect the model that was collected."
+            )
+        names = [each.name for each in fields(CacheSettings) if each.name != "source"]
+        differing = [name for name in names if getattr(found, name) != getattr(own, name)]
         if differing:
             raise CacheError(
                 f"{self.folder} holds a cache made with other settings ({', '.join(differing)}). Choose another name, "

@@ -21,6 +21,7 @@ from ..sample.prompt_text import prompt_text
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
 from .cache_filling import fill_cache, read_share
 from .collect_progress import Progress, size_text
+from .model_source import find_source
 from .recording import COLLECTED_BRANCHES, Keep, Recorder
 from .text_recording import TextRecorder
 
@@ -76,7 +77,7 @@ class CollectActivations(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output("cache", tooltip="The folder of the cache.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -125,6 +126,7 @@ class CollectActivations(io.ComfyNode):
             sampling | asdict(keep),
             images,
             storage,
+            source=_source(cls),
         )
         recorder = Recorder(keep)
         if is_text:
@@ -146,6 +148,12 @@ class CollectActivations(io.ComfyNode):
         with Progress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
             writer = fill_cache(folder, settings, read_share(shard), batch_size, sample, progress)
         return io.NodeOutput(str(folder), ui=ui.PreviewText(_summary(writer)))
+
+
+def _source(node: type[io.ComfyNode]) -> list[str]:
+    """What is before the node's model; empty where it does not run in a workflow."""
+    hidden = node.hidden
+    return find_source(hidden.prompt, hidden.unique_id) if hidden else []
 
 
 def _resolve(model, clip, hookpoints: str) -> tuple[list[Hookpoint], bool]:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from checkout import ROOT
-from comfy_server import COMFYUI, arguments, prepare_base
+from comfy_server import COMFYUI, SHAPECANVAS, arguments, place_link, prepare_base
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui_server import ComfyUI, started_comfyui
@@ -98,6 +98,22 @@ def test_a_server_collects_what_the_options_say(small, base, prompts, capsys):
     shutil.rmtree(folder)
     assert main(line) == 0
     assert contents(folder) == before
+
+
+def test_a_cache_of_another_checkpoint_is_not_taken_for_this_one(small, base, prompts, capsys):
+    place_link(
+        base / "models" / "checkpoints" / "other.safetensors", SHAPECANVAS / "weights" / "shapecanvas.safetensors"
+    )
+    line = command(prompts, "mine", "--server", small.url, seeds=1)
+    assert main(line) == 0
+    before = contents(base / "output" / "sae_cache" / "mine")
+    assert main([word.replace("shapecanvas.", "other.") for word in line]) == 1
+    assert re.search(
+        r'holds a cache of another model. It has: #1 CheckpointLoaderSimple\(ckpt_name="shapecanvas.safetensors"\)\. '
+        r'Now there is: #1 CheckpointLoaderSimple\(ckpt_name="other.safetensors"\)\. Choose another name',
+        capsys.readouterr().err,
+    )
+    assert contents(base / "output" / "sae_cache" / "mine") == before
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def main() -> None:
     detect_options.add_argument("sae", help="file in models/sae")
     detect_options.add_argument("--seeds", type=int, default=4, help="pictures of each of the 96 pairs")
     detect_options.add_argument("--cfg", type=float, default=3.0)
+    detect_options.add_argument("--threshold", type=float, help="Concept Score's own, if not given")
     options = parser.parse_args()
 
     BASE.mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ def main() -> None:
         calibrate(world, SHAPECANVAS / "weights" / options.sae)
     elif options.command == "detect":
         print("| concept | found | mistaken |\n|---|---|---|")
-        for name, row in detect(world, options.sae, options.seeds, cfg=options.cfg).items():
+        for name, row in detect(world, options.sae, options.seeds, options.threshold, cfg=options.cfg).items():
             print(f"| {name} | {row.found:.1f} | {row.mistaken:.1f} |")
     elif options.sae is None:
         print(evaluate_world(world, options.seeds))

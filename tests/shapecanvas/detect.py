@@ -22,8 +22,13 @@ class Detected:
     """Of those that do not."""
 
 
-def detect(world: World, sae_name: str, seeds_per_pair: int, **sampling) -> dict[str, Detected]:
-    """{concept of the SAE: how often it was met}, by Concept Score's own threshold, in pictures of all 96 pairs."""
+def detect(
+    world: World, sae_name: str, seeds_per_pair: int, threshold: float | None = None, **sampling
+) -> dict[str, Detected]:
+    """{concept of the SAE: how often it was met} in pictures of all 96 pairs.
+
+    threshold: of Concept Score, its own if None.
+    """
     from sae_eraser.nodes.files.sae_files import open_sae
     from sae_eraser.nodes.look.concept_score import THRESHOLD, read_scores
     from sae_eraser.nodes.look.watching import watch
@@ -34,7 +39,7 @@ def detect(world: World, sae_name: str, seeds_per_pair: int, **sampling) -> dict
     for start in tqdm(range(0, len(pairs), BATCH), desc="sampling", leave=False):
         prompts = [pair_prompt(OBJECTS[o], STYLES[s]) for o, s in pairs[start : start + BATCH]]
         latents = sample_latents(world, prompts, seeds[start : start + BATCH], model, **sampling)
-        met.append(read_scores(watched, {"samples": latents}) > THRESHOLD)
+        met.append(read_scores(watched, {"samples": latents}) > (THRESHOLD if threshold is None else threshold))
         seen.append(torch.stack(classify(world.classifier, decode(world, latents)), dim=1))
     table, verdicts = torch.cat(met).double(), torch.cat(seen)
     found = {}

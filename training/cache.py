@@ -119,8 +119,8 @@ class CacheWriter:
             was = [line for line in found.source if line not in own.source]
             now = [line for line in own.source if line not in found.source]
             raise CacheError(
-                f"{self.folder} holds a cache of another model. It has: {'; '.join(was) or 'less'}. Now there is: "
-                f"{'; '.join(now) or 'less'}. Choose another name, or connect the model that was collected."
+                f"{self.folder} holds a cache of another model. It has: {'; '.join(was)}. Now there is: "
+                f"{'; '.join(now)}. Choose another name, or connect the model that was collected."
             )
         names = [each.name for each in fields(CacheSettings) if each.name != "source"]
         differing = [name for name in names if getattr(found, name) != getattr(own, name)]

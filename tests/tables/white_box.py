@@ -54,13 +54,8 @@ def measure(
     found: dict = {}
     for method in methods:
         for concept in concepts:
-            key = {
-                "table": "white box",
-                "method": method.name,
-                "concept": concept,
-                "prompts": prompts,
-                "sae_seed": seed,
-            }
+            key = {"table": "white box", "method": method.name, "concept": concept}
+            key |= {"prompts": prompts, "sae_seed": seed}
             pictures = _pictures(concept, prompts, seed)
 
             def attacked(method=method, concept=concept, pictures=pictures) -> Judged:

@@ -153,7 +153,7 @@ class CollectActivations(io.ComfyNode):
 def _source(node: type[io.ComfyNode]) -> list[str]:
     """What is before the node's model; empty where it does not run in a workflow."""
     hidden = node.hidden
-    return find_source(hidden.prompt, hidden.unique_id) if hidden else []
+    return find_source(hidden.prompt, hidden.unique_id) if hidden and hidden.prompt else []
 
 
 def _resolve(model, clip, hookpoints: str) -> tuple[list[Hookpoint], bool]:

@@ -126,7 +126,7 @@ class CollectActivations(io.ComfyNode):
             sampling | asdict(keep),
             images,
             storage,
-            source=_source(cls),
+            source=_source(cls, ("clip",) if is_text else ("model", "clip")),
         )
         recorder = Recorder(keep)
         if is_text:
@@ -150,10 +150,10 @@ class CollectActivations(io.ComfyNode):
         return io.NodeOutput(str(folder), ui=ui.PreviewText(_summary(writer)))
 
 
-def _source(node: type[io.ComfyNode]) -> list[str]:
-    """What is before the node's model; empty where it does not run in a workflow."""
+def _source(node: type[io.ComfyNode], inputs: tuple[str, ...]) -> list[str]:
+    """What is before these inputs of the node; empty where it does not run in a workflow."""
     hidden = node.hidden
-    return find_source(hidden.prompt, hidden.unique_id) if hidden and hidden.prompt else []
+    return find_source(hidden.prompt, hidden.unique_id, inputs) if hidden and hidden.prompt else []
 
 
 def _resolve(model, clip, hookpoints: str) -> tuple[list[Hookpoint], bool]:

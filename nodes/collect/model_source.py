@@ -5,8 +5,8 @@ import json
 from comfy_execution.graph_utils import is_link
 
 
-def find_source(prompt: dict, node_id: str) -> list[str]:
-    """All nodes before the inputs `model` and `clip` of a node, a line each, and last what these inputs are.
+def find_source(prompt: dict, node_id: str, inputs: tuple[str, ...]) -> list[str]:
+    """All nodes before these inputs of a node, a line each, and last what the inputs are.
 
     prompt: the workflow as ComfyUI runs it. Equal workflows give equal lines, whatever the numbers of their nodes.
     Empty if the workflow does not have the node, because another node made it while it ran.
@@ -23,12 +23,11 @@ def find_source(prompt: dict, node_id: str) -> list[str]:
             lines.append(f"#{places[of]} {prompt[of]['class_type']}({own})")
         return places[of]
 
-    def described(inputs: dict) -> str:
-        return ", ".join(f"{name}={text(value)}" for name, value in sorted(inputs.items()))
+    def described(values: dict) -> str:
+        return ", ".join(f"{name}={text(value)}" for name, value in sorted(values.items()))
 
     def text(value) -> str:
         return f"#{place(value[0])}[{value[1]}]" if is_link(value) else json.dumps(value)
 
-    ends = {name: value for name, value in prompt[node_id]["inputs"].items() if name in ("model", "clip")}
-    last = described(ends)
-    return [*lines, last]
+    ends = described({name: prompt[node_id]["inputs"][name] for name in inputs})
+    return [*lines, ends]

@@ -8,6 +8,8 @@ import torch
 from sae_eraser.nodes.collect.model_source import find_source
 from sae_eraser.training.cache import CachedImage, CacheError, CacheSettings, CacheWriter
 
+BOTH = ("model", "clip")
+
 
 def workflow(*loras: str, first: int = 4, seed: int = 0) -> dict:
     """A checkpoint, LoRAs one after another, and two nodes that take their model; numbered from `first` on."""
@@ -24,7 +26,7 @@ def workflow(*loras: str, first: int = 4, seed: int = 0) -> dict:
 
 
 def test_every_node_before_the_model_is_a_line():
-    assert find_source(workflow("b.safetensors"), "collect") == [
+    assert find_source(workflow("b.safetensors"), "collect", BOTH) == [
         '#1 CheckpointLoaderSimple(ckpt_name="a.safetensors")',
         '#2 LoraLoader(clip=#1[1], lora_name="b.safetensors", model=#1[0], strength_model=0.5)',
         "clip=#2[1], model=#2[0]",
@@ -32,15 +34,23 @@ def test_every_node_before_the_model_is_a_line():
 
 
 def test_numbers_of_nodes_and_what_does_not_lead_to_the_model_do_not_matter():
-    assert find_source(workflow("b", first=9, seed=7), "collect") == find_source(workflow("b"), "collect")
+    assert find_source(workflow("b", first=9, seed=7), "collect", BOTH) == find_source(workflow("b"), "collect", BOTH)
+
+
+def test_of_a_text_encoder_the_rest_of_the_model_does_not_matter():
+    prompt = workflow()
+    prompt["unet"] = {"class_type": "UNETLoader", "inputs": {"unet_name": "c.safetensors"}}
+    prompt["collect"]["inputs"]["model"] = ["unet", 0]
+    assert find_source(prompt, "collect", ("clip",)) == find_source(workflow(), "collect", ("clip",))
+    assert find_source(prompt, "collect", BOTH) != find_source(workflow(), "collect", BOTH)
 
 
 def test_a_long_chain_is_as_long_as_it_is():
-    assert len(find_source(workflow(*"b" * 40), "collect")) == 42
+    assert len(find_source(workflow(*"b" * 40), "collect", BOTH)) == 42
 
 
 def test_a_node_that_another_made_while_it_ran_has_no_source():
-    assert find_source(workflow(), "collect.0.1") == []
+    assert find_source(workflow(), "collect.0.1", BOTH) == []
 
 
 SETTINGS = CacheSettings("SD15", {"mid_block": 8}, "output", {}, [CachedImage("a star", 0, {})])
@@ -52,7 +62,7 @@ def begun(folder, source: list[str]) -> CacheWriter:
 
 @pytest.fixture
 def folder(tmp_path, zeros):
-    begun(tmp_path, find_source(workflow(), "collect")).write_shard(0, *zeros)
+    begun(tmp_path, find_source(workflow(), "collect", BOTH)).write_shard(0, *zeros)
     return tmp_path
 
 
@@ -62,12 +72,12 @@ def zeros():
 
 
 def test_a_cache_goes_on_with_its_own_model_alone(folder):
-    assert begun(folder, find_source(workflow(first=30), "collect")).missing() == []
+    assert begun(folder, find_source(workflow(first=30), "collect", BOTH)).missing() == []
     with pytest.raises(CacheError, match=r"another model. It has: clip=#1\[1\].*Now there is: #2 LoraLoader"):
-        begun(folder, find_source(workflow("b"), "collect"))
+        begun(folder, find_source(workflow("b"), "collect", BOTH))
 
 
 def test_where_the_model_is_from_may_be_unknown(folder, tmp_path, zeros):
     assert begun(folder, []).missing() == []
     begun(tmp_path / "unknown", []).write_shard(0, *zeros)
-    assert begun(tmp_path / "unknown", find_source(workflow(), "collect")).missing() == []
+    assert begun(tmp_path / "unknown", find_source(workflow(), "collect", BOTH)).missing() == []

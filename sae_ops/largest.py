@@ -170,10 +170,10 @@ class ScreenedEncoder(nn.Module):
         return partial(F.linear, weight=self.weight.to(device), bias=self.bias.to(device))
 
     def _rough_linear(self, device: torch.device) -> Linear:
-        if self.rough_weight is None:
-            assert self._packed
+        if self._packed and device.type == "cpu":
             return self._packed
-        return with_fp32_sums(bf16_linear(self.rough_weight.to(device), self.bias.to(device)))
+        rough = self.weight if self.rough_weight is None else self.rough_weight
+        return with_fp32_sums(bf16_linear(rough.to(device), self.bias.to(device)))
 
     def _dots(self, x: torch.Tensor, latents: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """pre_acts of chosen latents in fp32, as in chosen_dots."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -55,9 +56,10 @@ def prepare_base(base: Path, pack: Path = ROOT) -> None:
 
 
 def arguments(base: Path) -> list[str]:
-    """What ComfyUI's main.py is told: no GPU, no network, and nothing written outside `base`."""
+    """What ComfyUI's main.py is told: no network, nothing written outside `base`, and COMFYUI_ARGS (no GPU)."""
     database = f"sqlite:///{base / 'comfyui.db'}"
-    return ["--cpu", "--disable-api-nodes", "--base-directory", str(base), "--database-url", database]
+    own = shlex.split(os.environ.get("COMFYUI_ARGS", "--cpu"))
+    return [*own, "--disable-api-nodes", "--base-directory", str(base), "--database-url", database]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from .sparse import Kept, reconstruct
 from .tasks import Task
 
 ROWS_PER_BLOCK = 256
+"""On the CPU they stay in the cache while they are worked on."""
 AUXILIARY_SHARE = 4  # AuxK looks at every fourth vector
 
 
@@ -139,7 +140,8 @@ class Learner:
                 summed(gradient)
                 if self.only is not None:
                     gradient[slice(None) if name == "b_dec" else ~self.only] = 0
-            blocks = list(zip(sae.W_dec.split(ROWS_PER_BLOCK), gradients["W_dec"].split(ROWS_PER_BLOCK), strict=True))
+            size = ROWS_PER_BLOCK if sae.W_dec.device.type == "cpu" else len(sae.W_dec)
+            blocks = list(zip(sae.W_dec.split(size), gradients["W_dec"].split(size), strict=True))
             for rows, gradient in blocks:  # a row's gradient along itself would only change its norm
                 gradient -= (gradient * rows).sum(dim=1, keepdim=True) * rows
         self._adam.param_groups[0]["lr"] = self._rate * min(1.0, (1 - progress) / 0.2)
@@ -148,6 +150,6 @@ class Learner:
             for start, (rows, _) in enumerate(blocks):
                 unit = rows / rows.norm(dim=1, keepdim=True)
                 if self.only is not None:
-                    mine = self.only[start * ROWS_PER_BLOCK :][: len(rows), None]
+                    mine = self.only[start * size :][: len(rows), None]
                     unit = torch.where(mine, unit, rows)
                 rows.copy_(unit)

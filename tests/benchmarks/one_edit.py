@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from benchmarks.device import DEVICE, wait
+
 N, K = 20480, 32
 LATENTS = 24
 """Of each concept; the first detects, as after `sae-eraser train` with its defaults."""
@@ -27,12 +29,13 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 def dense(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor) -> Edit:
     """In the model's precision."""
-    W = W.to(x.dtype)
+    W = W.to(x.device, x.dtype)
+    latents = latents.to(x.device)
 
     def edit(x: torch.Tensor) -> torch.Tensor:
         vectors = x.flatten(2).movedim(1, 2).flatten(0, 1)
         values, chosen = F.linear(vectors, W).relu().topk(K, dim=1, sorted=False)
-        z = torch.zeros(len(vectors), N, dtype=x.dtype).scatter_(1, chosen, values)
+        z = values.new_zeros(len(vectors), N).scatter_(1, chosen, values)
         reconstruction = z @ W
         edited = z.clone()
         edited[:, latents.flatten()] *= -1
@@ -48,6 +51,7 @@ def ours(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor, activation: st
     from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
     from sae_eraser.sae_ops.edit import ConceptEdit
     from sae_eraser.sae_ops.erasure import Erasure
+    from sae_eraser.sae_ops.largest import ScreenedEncoder
 
     with torch.device("meta"):  # so that no memory is taken for weights that are not used
         sae = SparseAutoencoder(SAEConfig(W.shape[1], N, activation, K))
@@ -59,8 +63,10 @@ def ours(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor, activation: st
     gate = torch.full(latents.shape, 1e9).index_fill_(0, torch.arange(shown), 0).view(1, -1)
     statistics = ConceptStatistics(torch.ones(1), level, 0 * level, gate)
     concepts = tuple(Concept(str(own[0]), "", tuple(own), first_detects=True) for own in latents.tolist())
-    edit = ConceptEdit(sae, concepts, statistics, tuple(Erasure(index) for index in range(len(concepts))))
-    sigma, is_cond = torch.ones(len(x)), torch.arange(len(x)) == 0
+    encoder = ScreenedEncoder(W, sae.b_enc, x.device).to(x.device) if activation == "topk" else None
+    erasures = tuple(Erasure(index) for index in range(len(concepts)))
+    edit = ConceptEdit(sae, concepts, statistics, erasures, encoder).to(x.device)
+    sigma, is_cond = torch.ones(len(x), device=x.device), torch.arange(len(x), device=x.device) == 0
     return lambda x: edit(x, sigma, is_cond)
 
 
@@ -69,8 +75,21 @@ def random_decoder(d: int) -> torch.Tensor:
     return F.normalize(torch.randn(N, d, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
-def resident(name: str) -> int:
-    """Bytes of this process's memory as Linux counts them: VmRSS now, VmHWM at most since the last reset."""
+class Memory:
+    """Bytes taken since this was made, of the GPU's memory or of this process's as Linux counts them."""
+
+    def __init__(self):
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        self._before = torch.cuda.memory_allocated() if DEVICE.type == "cuda" else _resident("VmRSS")
+
+    def most(self) -> int:
+        return (torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else _resident("VmHWM")) - self._before
+
+
+def _resident(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
@@ -84,14 +103,14 @@ def main() -> None:
     )
     parser.add_argument("activations", type=Path)
     options = parser.parse_args()
-    x = load_file(options.activations)["x"]
+    x = load_file(options.activations)["x"].to(DEVICE)
     W = random_decoder(x.shape[1])
-    strongest = F.linear(x[0].flatten(1).T[:64].float(), W).relu().sum(dim=0).topk(LATENTS * options.concepts).indices
+    some = x[0].flatten(1).T[:64].float().cpu()
+    strongest = F.linear(some, W).relu().sum(dim=0).topk(LATENTS * options.concepts).indices
     latents = strongest.view(LATENTS, options.concepts).T
     gc.collect()
-    F.linear(x[:1, :, :1, :1].float().flatten()[None], W)
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before = resident("VmRSS")
+    F.linear(x[:1, :, :1, :1].float().flatten()[None], W.to(DEVICE))
+    memory = Memory()
     if options.way == "dense":
         edit = dense(x, W, latents)
     else:
@@ -100,11 +119,13 @@ def main() -> None:
     seconds = []
     with torch.no_grad():
         for _ in range(2 + RUNS):
+            wait()
             began = time.perf_counter()
             edit(x)
+            wait()
             seconds.append(time.perf_counter() - began)
     record = {"way": options.way, "concepts": options.concepts, "shown": options.shown}
-    record |= {"seconds": sorted(seconds[2:])[RUNS // 2], "extra_bytes": resident("VmHWM") - before}
+    record |= {"seconds": sorted(seconds[2:])[RUNS // 2], "extra_bytes": memory.most()}
     print(json.dumps(record))
 
 

@@ -6,18 +6,17 @@ train_speed.py starts it. Every trainer gets the same vectors in the same order,
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.device import DEVICE, peak, wait
 from benchmarks.vectors import vectors
 
 Step = Callable[[int, torch.Tensor], object]
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def ours(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
@@ -105,19 +104,6 @@ TRAINERS = {
 
 def learning_rate(n: int) -> float:
     return 2e-4 / (n / 2**14) ** 0.5
-
-
-def wait() -> None:
-    """Until the GPU has done what it was given."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def peak() -> int:
-    """Bytes of the GPU's memory, or of this process's."""
-    if DEVICE.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Prints a table and writes output/bench/train.json. Every trainer runs in a proce
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.one_trainer import DEVICE, wait
+from benchmarks.device import DEVICE, device_name, wait
 from benchmarks.vectors import vectors
 from checkout import ROOT
 
@@ -122,7 +121,7 @@ def main() -> None:
                 if (record["d"], record["precision"]) == (shape["d"], precision):
                     record["ceiling_vectors_per_second"] = rate
     disk = {f"d={shape['d']}": reading(shape) for shape in SHAPES}
-    machine = {"device": _device(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine = {"device": device_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "train.json").write_text(json.dumps({"machine": machine, "records": records, "reading": disk}, indent=1))
     print(table(records))
@@ -148,16 +147,6 @@ def table(records: list[dict]) -> str:
             f"{record['fvu']:.4f} | {ratio} |"
         )
     return "\n".join(lines)
-
-
-def _device() -> str:
-    if DEVICE.type == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

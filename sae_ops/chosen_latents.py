@@ -6,10 +6,15 @@ from collections.abc import Sequence
 import torch
 
 from .autoencoder import SparseAutoencoder
-from .largest import ScreenedEncoder
+from .largest import ScreenedEncoder, is_worthwhile
 
 VECTORS_AT_ONCE = 2048
 """Of a topk SAE, whose latents must all be encoded."""
+
+
+def encoder_of(sae: SparseAutoencoder, device: torch.device) -> ScreenedEncoder:
+    """That of an SAE, for few vectors on this device. It screens on the CPU alone: GPUs are slow to start kernels."""
+    return ScreenedEncoder(sae.W_enc, sae.b_enc, device, device.type == "cpu" and is_worthwhile(device))
 
 
 class ChosenLatents:
@@ -23,8 +28,10 @@ class ChosenLatents:
         self._weight = weight * sae.input_scale
         self._bias = sae.b_enc[self._latents] - self._weight @ sae.input_shift - weight @ sae.b_dec
         self._threshold = sae.threshold.expand(len(sae.W_enc))[self._latents]
+        if sae.config.activation == "batchtopk":
+            self._common_threshold = max(0.0, sae.threshold.item())
         if sae.config.activation == "topk":
-            self._encoder = encoder or ScreenedEncoder(sae.W_enc, sae.b_enc, sae.W_enc.device)
+            self._encoder = encoder or encoder_of(sae, sae.W_enc.device)
             self._scale, self._shift = sae.input_scale, sae.input_shift + sae.b_dec / sae.input_scale
 
     def __getitem__(self, columns: torch.Tensor) -> "ChosenLatents":
@@ -49,8 +56,11 @@ class ChosenLatents:
 
     def at_most(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps fp32 [images, d, positions] -> z [images, latents, positions], of which topk may still drop some."""
-        z = torch.baddbmm(self._bias[:, None], self._weight.expand(len(maps), -1, -1), maps).relu_()
-        if self._config.activation in ("batchtopk", "jumprelu"):
+        z = torch.baddbmm(self._bias[:, None], self._weight.expand(len(maps), -1, -1), maps)
+        if self._config.activation == "batchtopk":
+            return torch.threshold_(z, self._common_threshold, 0.0)
+        z.relu_()
+        if self._config.activation == "jumprelu":
             z *= z > self._threshold[:, None]
         return z
 

@@ -66,9 +66,6 @@ class ConceptStatistics:
             name: torch.lerp(table[lower][:, terms], table[upper][:, terms], weight) for name, table in tables.items()
         }
 
-    def to(self, device: torch.device) -> "ConceptStatistics":
-        return ConceptStatistics(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
-
 
 def find_concept(concepts: tuple[Concept, ...], name: str) -> int:
     """The index of the concept of this name, whatever its case; "group: name" tells namesakes apart.

@@ -18,7 +18,12 @@ from .erasure import PAPER_COMPAT, Erasure
 from .largest import ScreenedEncoder
 from .masks import Place, mask_weights
 from .neighbours import take_from_neighbours
-from .terms import Terms, list_terms
+from .terms import TermLevels, Terms, list_terms
+
+MOST_PARTS = 4
+"""Selections of terms that are kept ready; which concepts a picture shows may change from step to step."""
+MOST_CALLS = 256
+"""Noise levels, and halves of guidance, that are kept ready: those of all steps, for the next picture."""
 
 
 class ConceptEdit:
@@ -45,19 +50,24 @@ class ConceptEdit:
         if any(erasure.mode == PAPER_COMPAT for erasure in erasures):
             raise ValueError(f"The mode {PAPER_COMPAT} belongs to PaperEdit alone.")
         device = sae.W_enc.device
-        terms, latents, self._masks = list_terms(concepts, erasures)
-        self._terms, self._statistics = terms.to(device), statistics
+        self._terms, latents, self._masks = list_terms(concepts, erasures)
+        self._has_masks = any(mask is not None for mask in self._masks)
+        self._statistics, self._is_topk = statistics, sae.config.activation == "topk"
         self._latents = ChosenLatents(sae, latents, encoder)
         self._detectors = self._terms.detects.nonzero()[:, 0]
-        self._detecting = self._latents[self._terms.column[self._detectors]]
+        self._detecting = self._latents[self._terms.column[self._detectors].to(device)]
         self._decoder = sae.W_dec[torch.tensor(latents, device=device)] / sae.input_scale
         self._centre = sae.input_shift[:, None]
+        self._parts: dict[tuple[int, ...], _Part] = {}
+        self._calls: dict[tuple[float, ...], tuple[torch.Tensor, TermLevels]] = {}
 
     def to(self, device: torch.device) -> "ConceptEdit":
         """The same edit on another device; what topk needs of the whole encoder stays where it is."""
         moved = copy.copy(self)
-        moved.__dict__ |= {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
+        for name in ("_latents", "_detecting", "_decoder", "_centre"):
+            setattr(moved, name, getattr(self, name).to(device))
         moved._masks = [mask if mask is None else mask.to(device) for mask in self._masks]
+        moved._parts, moved._calls = {}, {}
         return moved
 
     @torch.no_grad()
@@ -68,62 +78,89 @@ class ConceptEdit:
 
         place: where the maps lie in the picture; only masks need it. Works in fp32 and returns the dtype of x; returns
         x itself where nothing is to be edited. Raises ValueError if a mask does not fit.
+
+        What does not depend on x is worked out once on the CPU, for which sigma and is_cond should be there: a GPU
+        takes longer to start a kernel than to run one of these, and longest if it is waited for.
         """
-        active = self._terms.are_active(sigma, is_cond)
+        active, levels = self._at(sigma, is_cond)
         if not active.any():
             return x
-        now = _Now.of(self._terms, active, self._strengths(x, place), self._statistics, sigma)
         maps = x.flatten(2).float().contiguous()
-        latents, decoder, places = self._latents, self._decoder, self._terms.column
-        if len(self._detectors) < len(now.terms):
-            now = now[self._needed(maps, now)]
-            if not len(now.terms):
-                return x
-            columns, places = now.terms.column.unique(return_inverse=True)
-            latents, decoder = latents[columns], decoder[columns]
-        terms, steered = now.terms, now.steered
-        z = latents.at_most(maps)
-        z = latents.at_last(maps, z, now.fires(z[:, places]).any(dim=1))
-        before = z[:, places]  # [images, terms, positions]
-        fires = now.fires(before)
-        if not (fires.any() or steered.any()):
+        needed = self._needed(maps, active, levels)
+        if not len(needed):
             return x
-        finds = terms.detects & terms.replaces & (terms.strength > 0)
-        detected = (fires & finds[:, None]).any(dim=1)  # [images, positions]
-        has_donors = (~detected).any(dim=1)[:, None, None]
-        moved = fires & (now.strength > 0) & ~(terms.replaces[:, None] & has_donors)  # latents, not whole vectors
-        after = torch.where(moved, now.target(before), before)
-        change = z.scatter_reduce(1, places[:, None].expand_as(after), after, "amin", include_self=False) - z
-        edited = torch.baddbmm(maps, decoder.T.expand(len(maps), -1, -1), change)
-        if terms.turns.any():
-            edited = self._with_length_of(maps, edited, (moved & terms.turns[:, None]).any(dim=1))
-        if steered.any():
-            added = torch.zeros_like(change).index_add_(1, places, steered.expand_as(before))
-            edited = torch.baddbmm(edited, decoder.T.expand(len(maps), -1, -1), added)
-        changed = (moved | (steered > 0)).any(dim=1)
+        part = self._part(needed)
+        now = levels if len(needed) == len(active) else levels[needed.to(x.device)]
+        z = part.latents.at_most(maps)
+        if self._is_topk:
+            z = part.latents.at_last(maps, z, part.fires(z, now.gate).any(dim=1))
+        fires = part.fires(z, now.gate)
+        if not (part.steers or fires.any()):
+            return x
+        strength, moved = now.strength, fires
+        if self._has_masks:
+            strength = strength * self._mask_weights(x, place)[:, part.mask]
+            moved = fires & (strength > 0)
+        if part.replaces is not None:
+            detected = (fires & part.finds[:, None]).any(dim=1)  # [images, positions]
+            has_donors = (~detected).any(dim=1)[:, None, None]
+            moved = moved & ~(part.replaces[:, None] & has_donors)  # latents, not whole vectors
+        before = part.of_terms(z)
+        target = torch.addcmul(now.offset, now.factor, before)
+        after = torch.where(moved, torch.lerp(before, target, strength.expand_as(before)), before)
+        decoder = part.decoder.T.expand(len(maps), -1, -1)
+        edited = torch.baddbmm(maps, decoder, part.lowest(after, z) - z)
+        changed = moved.any(dim=1)
+        if part.turns is not None:
+            turned = changed if part.all_turn else (moved & part.turns[:, None]).any(dim=1)
+            edited = self._with_length_of(maps, edited, turned)
+        if part.steers:
+            added = strength * now.added
+            edited = torch.baddbmm(edited, decoder, part.summed(added.expand_as(before), z))
+            changed = changed | (added > 0).any(dim=1)
         result = torch.where(changed[:, None], edited.to(x.dtype), x.flatten(2))
-        if terms.replaces.any():
-            shares = (fires * finds[:, None] * now.strength).amax(dim=1)
+        if part.replaces is not None:
+            shares = (fires * part.finds[:, None] * strength).amax(dim=1)
             result = take_from_neighbours(result, detected, shares, x.shape[2:])
         return result.reshape(x.shape)
 
-    def _strengths(self, x: torch.Tensor, place: Place | None) -> torch.Tensor:
-        """Strength of every term: [1, terms, 1], or [images, terms, positions] if there are masks."""
-        strength = self._terms.strength[:, None]
-        if all(mask is None for mask in self._masks):
-            return strength[None]
+    def _mask_weights(self, x: torch.Tensor, place: Place | None) -> torch.Tensor:
+        """Of every mask, [images, masks, positions]."""
         if place is None:
             raise ValueError("A mask needs a picture to lie on, but this is none. Take the mask out.")
         everywhere = torch.ones(len(x), x[0, 0].numel(), device=x.device)
         weights = [everywhere if mask is None else mask_weights(mask, place, x.shape[2:]) for mask in self._masks]
-        return strength * torch.stack(weights, dim=1)[:, self._terms.mask]
+        return torch.stack(weights, dim=1)
 
-    def _needed(self, maps: torch.Tensor, now: "_Now") -> torch.Tensor:
-        """The terms of the concepts that may be in one of these maps, int64: all others would move nothing."""
-        fires = self._detecting.at_most(maps) > now.gate[:, self._detectors]
-        found = torch.zeros_like(now.terms.steers)
-        found[self._detectors] = fires.any(dim=2).any(dim=0)
-        return (found[now.terms.detector] | now.terms.steers).nonzero()[:, 0]
+    def _at(self, sigma: torch.Tensor, is_cond: torch.Tensor) -> tuple[torch.Tensor, TermLevels]:
+        """Which terms change anything, bool [terms] on the CPU, and what they do, on the device of the maps."""
+        key = (*sigma.tolist(), *is_cond.tolist())
+        if key not in self._calls:
+            if len(self._calls) == MOST_CALLS:
+                self._calls.clear()
+            active = self._terms.are_active(sigma.cpu(), is_cond.cpu())
+            levels = TermLevels.of(self._terms, active, self._statistics, sigma.cpu())
+            self._calls[key] = active.any(dim=0), levels.to(self._decoder.device)
+        return self._calls[key]
+
+    def _needed(self, maps: torch.Tensor, active: torch.Tensor, levels: TermLevels) -> torch.Tensor:
+        """The terms that may move anything here, int64: on the CPU those of concepts that these maps may show."""
+        terms = self._terms
+        if len(self._detectors) < len(terms) and maps.device.type == "cpu":  # a GPU has encoded all of them sooner
+            fires = self._detecting.at_most(maps) > levels.gate[:, self._detectors]
+            may_show = torch.zeros_like(terms.steers)
+            may_show[self._detectors] = fires.any(dim=2).any(dim=0)
+            active = active & (may_show[terms.detector] | terms.steers)
+        return active.nonzero()[:, 0]
+
+    def _part(self, needed: torch.Tensor) -> "_Part":
+        """These terms, which are mostly those of the last step."""
+        key = tuple(needed.tolist())
+        if key not in self._parts:
+            if len(self._parts) == MOST_PARTS:
+                self._parts.clear()
+            self._parts[key] = _Part.of(self._terms[needed], self._latents, self._decoder)
+        return self._parts[key]
 
     def _with_length_of(self, maps: torch.Tensor, edited: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
         """edited [images, d, positions], where `turned` [images, positions] as long as in maps, seen from the mean."""
@@ -133,46 +170,64 @@ class ConceptEdit:
 
 
 @dataclass(frozen=True)
-class _Now:
-    """What holds for some terms in one call."""
+class _Part:
+    """Some terms, ready on the device of the maps."""
 
-    terms: Terms
-    strength: torch.Tensor
-    """[images, terms, 1 or positions]."""
-    gate: torch.Tensor
-    """What a latent has to exceed to fire, [images, terms, 1], inside a mask or not; infinite if it is not erased."""
-    with_concept: torch.Tensor
-    """mu(i, sigma, D_c), [images, terms, 1]."""
-    background: torch.Tensor
-    """mu(i, sigma, D_not c), [images, terms, 1]."""
+    latents: ChosenLatents
+    """Those of the terms."""
+    decoder: torch.Tensor
+    """[latents, d]."""
+    column: torch.Tensor | None
+    """Which of the latents each term is; None if they are the same, one by one."""
+    detector: torch.Tensor | None
+    """As in Terms; None if every term is its own."""
+    mask: torch.Tensor
+    steers: bool
+    """Whether any of them does."""
+    turns: torch.Tensor | None
+    """None if none does."""
+    all_turn: bool
+    replaces: torch.Tensor | None
+    """None if none does."""
+    finds: torch.Tensor
+    """Which of them tell where to replace."""
 
     @staticmethod
-    def of(
-        terms: Terms, active: torch.Tensor, strength: torch.Tensor, statistics: ConceptStatistics, sigma: torch.Tensor
-    ) -> "_Now":
-        """active bool [images, terms], strength as of _strengths, sigma [images]."""
-        means = {name: mean[:, :, None] for name, mean in statistics.at(sigma, terms.index).items()}
-        erased = active & (terms.strength > 0) & ~terms.steers
-        gate = means["overall"].clamp(min=0).masked_fill(~erased[:, :, None], float("inf"))
-        return _Now(terms, active[:, :, None] * strength, gate, means["with_concept"], means["background"])
+    def of(terms: Terms, latents: ChosenLatents, decoder: torch.Tensor) -> "_Part":
+        device = decoder.device
+        columns, column = terms.column.unique(return_inverse=True)
+        own = torch.equal(column, torch.arange(len(terms)))
+        if len(columns) < len(decoder):
+            latents, decoder = latents[columns.to(device)], decoder[columns.to(device)]
+        return _Part(
+            latents,
+            decoder,
+            None if own else column.to(device),
+            None if terms.detects.all() else terms.detector.to(device),
+            terms.mask.to(device),
+            bool(terms.steers.any()),
+            terms.turns.to(device) if terms.turns.any() else None,
+            bool(terms.turns.all()),
+            terms.replaces.to(device) if terms.replaces.any() else None,
+            (terms.detects & terms.replaces).to(device),
+        )
 
-    def __getitem__(self, chosen: torch.Tensor) -> "_Now":
-        parts = (self.strength, self.gate, self.with_concept, self.background)
-        return _Now(self.terms[chosen], *(part[:, chosen] for part in parts))
+    def of_terms(self, z: torch.Tensor) -> torch.Tensor:
+        """z [images, latents, positions] -> [images, terms, positions]."""
+        return z if self.column is None else z[:, self.column]
 
-    @property
-    def steered(self) -> torch.Tensor:
-        """What is added to z, [images, terms, 1 or positions]."""
-        return self.terms.steers[:, None] * self.strength * self.with_concept
+    def lowest(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Of the values [images, terms, positions] of terms that share a latent; shaped as z."""
+        if self.column is None:
+            return values
+        places = self.column[:, None].expand_as(values)
+        return z.scatter_reduce(1, places, values, "amin", include_self=False)
 
-    def fires(self, z: torch.Tensor) -> torch.Tensor:
-        """Where z [images, terms, positions] passes its gate, in maps in which that of its detector does."""
-        passes = z > self.gate
-        return passes & passes.any(dim=2)[:, self.terms.detector, None]
+    def summed(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """The values [images, terms, positions] of terms that share a latent; shaped as z."""
+        return values if self.column is None else torch.zeros_like(z).index_add_(1, self.column, values)
 
-    def target(self, z: torch.Tensor) -> torch.Tensor:
-        """z' [images, terms, positions] of erased latents."""
-        target = self.terms.multiplier[:, None] * self.with_concept * z
-        target = torch.where(self.terms.clamps[:, None], self.background, target)
-        target = torch.where(self.terms.turns[:, None], -self.terms.turn[:, None] * z, target)
-        return torch.lerp(z, target, self.strength.expand_as(z))
+    def fires(self, z: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Where terms pass their gates [images, terms, 1], in maps in which that of their detector does, bool."""
+        passes = self.of_terms(z) > gate
+        return passes if self.detector is None else passes & passes.any(dim=2)[:, self.detector, None]

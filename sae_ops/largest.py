@@ -75,10 +75,10 @@ class ScreenedEncoder(nn.Module):
         on_cpu = device.type == "cpu"
         self.rough_weight = nn.Parameter(rough, requires_grad=False) if self.screens and not on_cpu else None
         self._packed = bf16_linear(rough, bias) if self.screens and on_cpu else None
-        self._longest = weight.norm(dim=1).amax().item()
-        in_cache = weight.split(VECTORS_PER_BLOCK) if self.screens else []
-        self._rounded_by = max(((rows - rows.bfloat16()).norm(dim=1).amax().item() for rows in in_cache), default=0.0)
-        self._largest_bias = bias.abs().amax().item()
+        if self.screens:
+            rounded_by = [(rows - rows.bfloat16()).norm(dim=1).amax() for rows in _blocks(weight)]
+            self._longest, self._rounded_by = weight.norm(dim=1).amax(), torch.stack(rounded_by).amax()
+            self._largest_bias = bias.abs().amax()
 
     def largest(self, x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As largest(), of vectors fp32 [vectors, d]. The weights may lie on another device than x."""
@@ -159,8 +159,10 @@ class ScreenedEncoder(nn.Module):
     def _are_largest_in_fp32(self, x: torch.Tensor, latents: torch.Tensor, z: torch.Tensor, count: int) -> torch.Tensor:
         linear, kept = self._linear(x.device), []
         for vectors, own in zip(_blocks(x), _blocks(z), strict=True):
-            values, _ = largest_of_rows(linear(vectors).index_copy_(1, latents, own), count)
-            kept.append((own > 0) & (own >= values.amin(dim=1)[:, None]))
+            pre_acts = linear(vectors).index_copy_(1, latents, own)
+            on_cpu = x.device.type == "cpu"  # a GPU has fewer kernels to start for topk alone
+            least = largest_of_rows(pre_acts, count)[0].amin(dim=1) if on_cpu else kth_largest(pre_acts, count)
+            kept.append((own > 0) & (own >= least[:, None]))
         return torch.cat(kept)
 
     def _can_screen(self, count: int) -> bool:

@@ -33,7 +33,7 @@ class PaperEdit:
 
     def to(self, device: torch.device) -> "PaperEdit":
         """The same edit on another device."""
-        return replace(self, sae=copy.deepcopy(self.sae).to(device), statistics=self.statistics.to(device))
+        return replace(self, sae=copy.deepcopy(self.sae).to(device))
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ class PaperEdit:
         Works in fp32 and returns the dtype of x; an image outside the range and branch of all erasures stays itself.
         """
         result = x.clone()
-        for index, (level, cond) in enumerate(zip(sigma, is_cond.tolist(), strict=True)):
+        for index, (level, cond) in enumerate(zip(sigma.cpu(), is_cond.tolist(), strict=True)):
             active = [erasure for erasure in self.erasures if _is_active(erasure, float(level), cond)]
             if active:
                 positions = x[index].flatten(1).T.float()
@@ -56,11 +56,11 @@ class PaperEdit:
         for erasure in erasures:
             concept = self.concepts[erasure.concept]
             terms, latents = list(ranges[erasure.concept]), list(concept.latents)
-            means = self.statistics.at(sigma[None], torch.tensor(terms, device=x.device))
+            means = self.statistics.at(sigma[None], torch.tensor(terms))
             before = z[:, latents]
-            target = concept.multiplier * means["with_concept"] * before
+            target = concept.multiplier * means["with_concept"].to(x.device) * before
             after = before + erasure.strength * (target - before)
-            edited[:, latents] = torch.where(before > means["overall"], after, before)
+            edited[:, latents] = torch.where(before > means["overall"].to(x.device), after, before)
         error = self.sae.decode(z, x) - x
         return self.sae.decode(edited, x) + error
 

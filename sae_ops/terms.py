@@ -4,13 +4,13 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from .concepts import Concept, term_ranges
+from .concepts import Concept, ConceptStatistics, term_ranges
 from .erasure import STEER, Erasure
 
 
 @dataclass(frozen=True)
 class Terms:
-    """One latent of one erasure each; all [terms]. A latent that two erasures share is two terms."""
+    """One latent of one erasure each, by latent; all [terms]. A latent that two erasures share is two terms."""
 
     index: torch.Tensor
     """Column of ConceptStatistics."""
@@ -41,8 +41,8 @@ class Terms:
         return self.detector == torch.arange(len(self), device=self.detector.device)
 
     def are_active(self, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
-        """Whose range and branch it is, bool [images, terms], at noise levels and in guidance halves [images]."""
-        active = (sigma[:, None] <= self.start) & (sigma[:, None] >= self.end)
+        """Which change anything, bool [images, terms], at noise levels and in guidance halves [images]."""
+        active = (sigma[:, None] <= self.start) & (sigma[:, None] >= self.end) & (self.strength > 0)
         return active & torch.where(is_cond[:, None], self.in_cond, self.in_uncond)
 
     def __getitem__(self, chosen: torch.Tensor) -> "Terms":
@@ -50,8 +50,41 @@ class Terms:
         some = {field.name: getattr(self, field.name)[chosen] for field in fields(self)}
         return Terms(**{**some, "detector": torch.searchsorted(chosen, some["detector"])})
 
-    def to(self, device: torch.device) -> "Terms":
-        return Terms(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+@dataclass(frozen=True)
+class TermLevels:
+    """What every term does at the noise levels of one call; all [images, terms], on a device [images, terms, 1].
+
+    An erased latent becomes z + strength * (factor * z + offset - z) where z > gate; a strengthened one z + strength *
+    added everywhere.
+    """
+
+    gate: torch.Tensor
+    """Infinite where nothing is erased."""
+    factor: torch.Tensor
+    offset: torch.Tensor
+    strength: torch.Tensor
+    """Of the erasure, 0 where it is not active."""
+    added: torch.Tensor
+
+    @staticmethod
+    def of(terms: Terms, active: torch.Tensor, statistics: ConceptStatistics, sigma: torch.Tensor) -> "TermLevels":
+        """active as of are_active, sigma [images]; on the CPU, as all others."""
+        means = statistics.at(sigma, terms.index)
+        return TermLevels(
+            gate=means["overall"].clamp(min=0).masked_fill(~active | terms.steers, float("inf")),
+            factor=torch.where(terms.turns, -terms.turn, terms.multiplier * means["with_concept"]),
+            offset=means["background"] * terms.clamps,
+            strength=active * terms.strength,
+            added=terms.steers * means["with_concept"],
+        )
+
+    def __getitem__(self, chosen: torch.Tensor) -> "TermLevels":
+        """Those of these terms, int64."""
+        return TermLevels(*(getattr(self, field.name)[:, chosen] for field in fields(self)))
+
+    def to(self, device: torch.device) -> "TermLevels":
+        return TermLevels(*torch.stack([getattr(self, field.name) for field in fields(self)])[..., None].to(device))
 
 
 def list_terms(
@@ -97,4 +130,11 @@ def list_terms(
         in_uncond=bools(erasure.branch != "cond" for erasure, _ in of),
         mask=torch.tensor([next(i for i, mask in enumerate(masks) if mask is erasure.mask) for erasure, _ in of]),
     )
-    return terms, distinct, masks
+    return _by_latent(terms), distinct, masks
+
+
+def _by_latent(terms: Terms) -> Terms:
+    """The same in the order of their columns, which most often are the latents then, one by one."""
+    order = terms.column.argsort(stable=True)
+    some = {field.name: getattr(terms, field.name)[order] for field in fields(terms)}
+    return Terms(**{**some, "detector": order.argsort()[some["detector"]]})

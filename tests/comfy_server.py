@@ -56,7 +56,7 @@ def prepare_base(base: Path, pack: Path = ROOT) -> None:
 
 
 def arguments(base: Path) -> list[str]:
-    """What ComfyUI's main.py is told: no network, nothing written outside `base`, and COMFYUI_ARGS (no GPU)."""
+    """What ComfyUI's main.py is told: no network, nothing written outside `base`, and what COMFYUI_ARGS says."""
     database = f"sqlite:///{base / 'comfyui.db'}"
     own = shlex.split(os.environ.get("COMFYUI_ARGS", "--cpu"))
     return [*own, "--disable-api-nodes", "--base-directory", str(base), "--database-url", database]

@@ -114,7 +114,7 @@ class Learner:
 
     def _listen(self, kept: Kept, vectors: int) -> torch.Tensor:
         """Counts for how long each latent has been silent; returns the dead ones."""
-        fired = torch.zeros_like(self.silent).index_fill_(0, kept.latents[kept.values > 0], 1)
+        fired = torch.zeros_like(self.silent).index_add_(0, kept.latents, (kept.values > 0).long())
         self.silent = (self.silent + vectors).masked_fill_(summed(fired) > 0, 0)
         dead = self.dead
         return dead if self.only is None else dead & self.only

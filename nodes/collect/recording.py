@@ -43,7 +43,7 @@ class Recorder:
             for half in (True, False) if self.keep.branch == "both" else (True,):
                 rows = is_cond == half
                 if rows.any():
-                    self._record((name, half), x[rows].flatten(2).movedim(1, 2), sigma[rows].cpu())
+                    self._record((name, half), x[rows].flatten(2).movedim(1, 2), sigma[rows])
             return x
 
         return record

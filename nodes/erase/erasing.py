@@ -7,10 +7,10 @@ import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
+from ...sae_ops.chosen_latents import encoder_of
 from ...sae_ops.edit import ConceptEdit
 from ...sae_ops.erasure import PAPER_COMPAT, Erasure
 from ...sae_ops.hookpoints import Hookpoint
-from ...sae_ops.largest import ScreenedEncoder
 from ...sae_ops.masks import Place
 from ...sae_ops.paper_edit import PaperEdit
 from ...sae_ops.text_hookpoints import is_text_hookpoint
@@ -60,7 +60,7 @@ def whole_encoder(sae: LoadedSAE) -> ModelPatcher | None:
         return None
     if sae not in _encoders:
         device, storage = model_management.get_torch_device(), model_management.unet_offload_device()
-        encoder = ScreenedEncoder(sae.autoencoder.W_enc, sae.autoencoder.b_enc, device)
+        encoder = encoder_of(sae.autoencoder, device)
         _encoders[sae] = ModelPatcher(encoder, load_device=device, offload_device=storage)
     return _encoders[sae]
 

@@ -34,7 +34,8 @@ class BlockHook:
     hooked: str
     """"output" or "residual" (output minus input)."""
     function: Callable[..., torch.Tensor]
-    """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape."""
+    """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape. The last two are on the
+    CPU."""
     takes_place: bool = False
     """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
     unprompted_missing: str = ""
@@ -104,7 +105,9 @@ class HookedModel:
         def find_stream(hookpoint: Hookpoint) -> Stream:
             return picture_stream(hookpoint, diffusion_model, x)
 
-        with hooked_blocks(diffusion_model, hooks, find_stream, functools.partial(_rows, options)):
+        sigmas = options["sigmas"].to("cpu", torch.float32).flatten()  # here a GPU has least to do that is waited for
+        rows = functools.partial(_rows, sigmas, are_prompted(options))
+        with hooked_blocks(diffusion_model, hooks, find_stream, rows):
             return executor(x, *args, **kwargs)
 
 
@@ -112,7 +115,7 @@ class HookedModel:
 def hooked_blocks(
     model: torch.nn.Module, hooks: tuple[BlockHook, ...], find_stream: Callable[[Hookpoint], Stream], rows: Callable
 ) -> Iterator[None]:
-    """Hooks blocks of the model for the time of one call. rows(images, device) -> sigma and is_cond [images].
+    """Hooks blocks of the model for the time of one call. rows(images) -> sigma and is_cond [images], on the CPU.
 
     Raises RuntimeError afterwards if a block did not run.
     """
@@ -148,13 +151,14 @@ def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: 
         if residual:
             inputs.append(stream.input(args, kwargs).clone())  # some blocks write into it
 
+    @torch.compiler.disable
     def after_block(block, args, kwargs, returned):
         ran.add(stream.hookpoint)
         block_options = kwargs.get("transformer_options") or {}
         tensor = stream.output(returned)
         output = stream.to_map(tensor, block_options)
         added = output - stream.to_map(inputs.pop(), block_options) if residual else output
-        sigma, is_cond = rows(output.shape[0], output.device)
+        sigma, is_cond = rows(len(output))
         changes = []
         for hook in hooks:
             before = added if hook.hooked == "residual" else output
@@ -192,9 +196,7 @@ def find_transformer_options(args: tuple, kwargs: dict) -> dict:
     )
 
 
-def _rows(options: dict, images: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _rows(sigmas: torch.Tensor, prompted: torch.Tensor, images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise level of each image in the batch, which is made of equal chunks, and whether it reads the prompt."""
-    sigmas = options["sigmas"].to(device, torch.float32).flatten()
     sigma = sigmas.repeat(images // len(sigmas)) if images % len(sigmas) == 0 else sigmas[:1].expand(images)
-    prompted = are_prompted(options, device)
     return sigma, prompted.repeat_interleave(images // len(prompted))

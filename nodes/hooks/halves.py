@@ -32,10 +32,10 @@ def _is_prompted(prompts: Iterable[dict], prompted: dict, default: bool) -> bool
     return next((prompted[prompt["uuid"]] for prompt in prompts if prompt.get("uuid") in prompted), default)
 
 
-def are_prompted(options: dict, device: torch.device) -> torch.Tensor:
-    """Of the transformer_options of one call: whether each of its chunks reads the prompt, bool [chunks]."""
+def are_prompted(options: dict) -> torch.Tensor:
+    """Of the transformer_options of one call: whether each of its chunks reads the prompt, bool [chunks] on the CPU."""
     chunks, halves = options["cond_or_uncond"], options.get(HALVES)
-    return torch.tensor([halves[chunk] if halves else chunk == 0 for chunk in chunks], device=device)
+    return torch.tensor([halves[chunk] if halves else chunk == 0 for chunk in chunks])
 
 
 class NeedsUnprompted:
@@ -58,7 +58,7 @@ class NeedsUnprompted:
 def note_met(options: dict) -> None:
     """With the transformer_options of one call: tells NeedsUnprompted which halves it has."""
     if MET in options:
-        options[MET].update(are_prompted(options, torch.device("cpu")).tolist())
+        options[MET].update(are_prompted(options).tolist())
 
 
 def with_note(model_options: dict, key: str, note: object) -> dict:

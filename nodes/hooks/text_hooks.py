@@ -62,5 +62,5 @@ def _plain(clip: CLIP) -> Any:
     return encoder.plain if isinstance(encoder, HookedTextEncoder) else encoder
 
 
-def _rows(texts: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.ones(texts, device=device), torch.ones(texts, dtype=torch.bool, device=device)
+def _rows(texts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(texts), torch.ones(texts, dtype=torch.bool)

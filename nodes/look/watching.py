@@ -78,7 +78,6 @@ class Watch:
             )
         return executor(x, *args, **kwargs)
 
-    @torch.compiler.disable
     def read(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         """The function of the BlockHook; returns x itself."""
         read = is_cond == (self.sae.header.branch == "cond")

@@ -2,8 +2,8 @@
 
 Prints a table and writes output/bench/erase.json. The weights are random: the time does not depend on them. The step is
 ComfyUI's own model called once with both halves of guidance; the edits run on what passed at the hookpoint, with
-concepts of 24 latents, as `train` gives them, of which none, one or all are shown. Every way runs in a process of its
-own.
+concepts of 24 latents, as `train` gives them, of which none, one or all are shown. On the CPU each runs in a process of
+its own, for the memory it takes; on a GPU each way does.
 """
 
 import argparse
@@ -11,21 +11,29 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.one_edit import WAYS
+from benchmarks.device import DEVICE, device_name
+from benchmarks.one_edit import ACTIVATIONS
 from benchmarks.one_step import MODELS
 from checkout import ROOT
 
 OUT = ROOT / "output" / "bench"
 CONCEPTS = (1, 10, 50)
+PLANS = {
+    way: [(count, shown) for count in CONCEPTS for shown in ((count,) if way == "dense" else sorted({0, 1, count}))]
+    for way in ("dense", *ACTIVATIONS)
+}
+"""For every way how many concepts are erased, and how many of them the picture shows."""
 
 
-def run(module: str, *arguments: object) -> dict:
+def run(module: str, *arguments: object) -> Any:
     """The last line that a benchmark prints, in a fresh process."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "tests"}, cwd=ROOT)
+    path = os.pathsep.join(filter(None, ("tests", os.environ.get("PYTHONPATH"))))
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-3000:]}")
     return json.loads(ended.stdout.splitlines()[-1])
@@ -37,27 +45,23 @@ def main() -> None:
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     records = []
-    plan = [
-        (way, count, shown)
-        for way in WAYS
-        for count in CONCEPTS
-        for shown in ((count,) if way == "dense" else sorted({0, 1, count}))
-    ]
-    with tqdm(total=len(options.models) * (1 + len(plan))) as bar:
+    with tqdm(total=len(options.models) * (1 + sum(map(len, PLANS.values())))) as bar:
         for model in options.models:
             bar.set_description(f"{model}, one step")
             activations = OUT / f"activations-{model}.safetensors"
             step = run("one_step", model, activations)
             records.append({"model": model, "way": "no SAE", "concepts": 0, "shown": 0, "seconds": step["seconds"]})
             bar.update()
-            for way, count, shown in plan:
-                bar.set_description(f"{model}, {way}, {shown} of {count}")
-                record = run("one_edit", way, count, shown, activations)
-                record |= {"model": model, "share_of_step": record["seconds"] / step["seconds"]}
-                records.append(record)
-                bar.update()
-    (OUT / "erase.json").write_text(json.dumps(records, indent=1))
-    print(table(records))
+            for way, plan in PLANS.items():
+                bar.set_description(f"{model}, {way}")
+                for pairs in [plan] if DEVICE.type == "cuda" else [[pair] for pair in plan]:
+                    counts, shown = zip(*pairs, strict=True)
+                    for record in run("one_edit", way, activations, "--concepts", *counts, "--shown", *shown):
+                        share = record["seconds"] / step["seconds"]
+                        records.append({**record, "model": model, "share_of_step": share})
+                        bar.update()
+    (OUT / "erase.json").write_text(json.dumps([record | {"device": device_name()} for record in records], indent=1))
+    print(f"On {device_name()}:\n{table(records)}")
 
 
 def table(records: list[dict]) -> str:

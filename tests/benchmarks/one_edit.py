@@ -1,4 +1,4 @@
-"""One way to erase, on what passed at a hookpoint: prints a JSON record of its seconds and memory.
+"""One way to erase, on what passed at a hookpoint: prints JSON records of its seconds and memory.
 
 erase_speed.py starts it.
 """
@@ -20,15 +20,14 @@ N, K = 20480, 32
 LATENTS = 24
 """Of each concept; the first detects, as after `sae-eraser train` with its defaults."""
 RUNS = 15
-WAYS = ("dense", "exact", "threshold")
-"""dense: as SAeUron's hook does it, with two dense decodes. exact: whether a latent is among the k largest is decided.
-threshold: it counts if it is above one."""
+ACTIVATIONS = {"exact": "topk", "threshold": "batchtopk"}
+"""Ways of ours. exact: whether a latent is among the k largest is decided. threshold: it counts if it is above one."""
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 def dense(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor) -> Edit:
-    """In the model's precision."""
+    """As SAeUron's hook does it, with two dense decodes; in the model's precision."""
     W = W.to(x.device, x.dtype)
     latents = latents.to(x.device)
 
@@ -48,10 +47,10 @@ def dense(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor) -> Edit:
 def ours(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor, activation: str, shown: int) -> Edit:
     """Only the first `shown` concepts can pass their gates."""
     from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
+    from sae_eraser.sae_ops.chosen_latents import encoder_of
     from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
     from sae_eraser.sae_ops.edit import ConceptEdit
     from sae_eraser.sae_ops.erasure import Erasure
-    from sae_eraser.sae_ops.largest import ScreenedEncoder
 
     with torch.device("meta"):  # so that no memory is taken for weights that are not used
         sae = SparseAutoencoder(SAEConfig(W.shape[1], N, activation, K))
@@ -63,10 +62,10 @@ def ours(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor, activation: st
     gate = torch.full(latents.shape, 1e9).index_fill_(0, torch.arange(shown), 0).view(1, -1)
     statistics = ConceptStatistics(torch.ones(1), level, 0 * level, gate)
     concepts = tuple(Concept(str(own[0]), "", tuple(own), first_detects=True) for own in latents.tolist())
-    encoder = ScreenedEncoder(W, sae.b_enc, x.device).to(x.device) if activation == "topk" else None
+    encoder = encoder_of(sae, x.device).to(x.device) if activation == "topk" else None
     erasures = tuple(Erasure(index) for index in range(len(concepts)))
     edit = ConceptEdit(sae, concepts, statistics, erasures, encoder).to(x.device)
-    sigma, is_cond = torch.ones(len(x), device=x.device), torch.arange(len(x), device=x.device) == 0
+    sigma, is_cond = torch.ones(len(x)), torch.arange(len(x)) == 0
     return lambda x: edit(x, sigma, is_cond)
 
 
@@ -94,27 +93,15 @@ def _resident(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("way", choices=WAYS)
-    parser.add_argument("concepts", type=int, help="how many are erased")
-    parser.add_argument(
-        "shown", type=int, help="how many of them pass their gates, wherever their latents are positive"
-    )
-    parser.add_argument("activations", type=Path)
-    options = parser.parse_args()
-    x = load_file(options.activations)["x"].to(DEVICE)
-    W = random_decoder(x.shape[1])
+def measure(way: str, count: int, shown: int, x: torch.Tensor, W: torch.Tensor) -> dict:
+    """Of `count` concepts `shown` pass their gates, wherever their latents are positive."""
     some = x[0].flatten(1).T[:64].float().cpu()
-    strongest = F.linear(some, W).relu().sum(dim=0).topk(LATENTS * options.concepts).indices
-    latents = strongest.view(LATENTS, options.concepts).T
+    strongest = F.linear(some, W).relu().sum(dim=0).topk(LATENTS * count).indices
+    latents = strongest.view(LATENTS, count).T
     gc.collect()
     F.linear(x[:1, :, :1, :1].float().flatten()[None], W.to(DEVICE))
     memory = Memory()
-    if options.way == "dense":
-        edit = dense(x, W, latents)
-    else:
-        edit = ours(x, W, latents, {"exact": "topk", "threshold": "batchtopk"}[options.way], options.shown)
+    edit = dense(x, W, latents) if way == "dense" else ours(x, W, latents, ACTIVATIONS[way], shown)
     torch.empty(30 << 20, dtype=torch.uint8)  # as a model has done before: from now on malloc keeps memory of this size
     seconds = []
     with torch.no_grad():
@@ -124,9 +111,21 @@ def main() -> None:
             edit(x)
             wait()
             seconds.append(time.perf_counter() - began)
-    record = {"way": options.way, "concepts": options.concepts, "shown": options.shown}
-    record |= {"seconds": sorted(seconds[2:])[RUNS // 2], "extra_bytes": memory.most()}
-    print(json.dumps(record))
+    record = {"way": way, "concepts": count, "shown": shown}
+    return record | {"seconds": sorted(seconds[2:])[RUNS // 2], "extra_bytes": memory.most()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("way", choices=("dense", *ACTIVATIONS))
+    parser.add_argument("activations", type=Path)
+    parser.add_argument("--concepts", type=int, nargs="+", help="how many are erased")
+    parser.add_argument("--shown", type=int, nargs="+", help="how many of them the picture shows")
+    options = parser.parse_args()
+    x = load_file(options.activations)["x"].to(DEVICE)
+    W = random_decoder(x.shape[1])
+    pairs = zip(options.concepts, options.shown, strict=True)
+    print(json.dumps([measure(options.way, count, shown, x, W) for count, shown in pairs]))
 
 
 if __name__ == "__main__":

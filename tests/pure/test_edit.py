@@ -1,7 +1,7 @@
 """The edit against its formula, x' = x + sum over erased latents of (z' - z) W_dec, one vector at a time."""
 
 import math
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 import torch
@@ -271,6 +271,18 @@ def test_where_the_first_latent_detects_the_others_move_only_in_maps_in_which_it
     result = detected_by_its_first(x, "ablate")
     assert result[0, :, 0].T.tolist() == [[0, 0, 2], [0, 0, 2]]
     assert torch.equal(result[1], x[1])
+
+
+def test_what_an_edit_keeps_ready_is_for_the_call_that_it_was_made_for(x, monkeypatch):
+    """More noise levels, halves and selections of concepts than it keeps, each of them twice."""
+    monkeypatch.setattr("sae_eraser.sae_ops.edit.MOST_CALLS", 3)
+    monkeypatch.setattr("sae_eraser.sae_ops.edit.MOST_PARTS", 2)
+    concepts = (Concept("first", "", (0, 3), 0.0, first_detects=True), Concept("second", "", (1, 4), 0.0))
+    erasures = (Erasure(0), Erasure(1, branch="cond", sigma_end=1.0))
+    kept = ConceptEdit(random_sae(), concepts, random_statistics(concepts), erasures)
+    for sigma, halves, maps in 2 * list(product((SIGMA, SIGMA.flip(0), SIGMA + 1), (BOTH, ~BOTH), (x, x.roll(5, 1)))):
+        expected = edit(maps, *erasures, concepts=concepts, sigma=sigma, is_cond=halves)
+        assert torch.equal(kept(maps, sigma, halves), expected)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

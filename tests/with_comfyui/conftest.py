@@ -32,10 +32,14 @@ def pack(comfyui: SimpleNamespace) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def world(pack):
-    """The small world's checkpoint, opened by ComfyUI, and its classifier."""
+    """The small world's checkpoint, opened and loaded by ComfyUI, and its classifier."""
+    import comfy.model_management
+
     from shapecanvas.world import open_world
 
-    return open_world()
+    world = open_world()
+    comfy.model_management.load_models_gpu([world.model])  # a schedule that a GPU works out is another in its last bits
+    return world
 
 
 @pytest.fixture(scope="session")

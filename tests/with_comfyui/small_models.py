@@ -33,6 +33,8 @@ def randomize(module: torch.nn.Module, seed: int) -> None:
 
 def call_model(model: ModelPatcher, x: torch.Tensor, sigma: torch.Tensor, **conds) -> torch.Tensor:
     """One call as ComfyUI's samplers make it: x [images, ...], sigma [images], all of them of the prompt."""
+    x, sigma = x.to(model.load_device), sigma.to(model.load_device)
+    conds = {key: cond.to(x.device) if isinstance(cond, torch.Tensor) else cond for key, cond in conds.items()}
     options = model.model_options["transformer_options"] | {
         "wrappers": model.wrappers,
         "sigmas": sigma,

@@ -56,7 +56,7 @@ def controlled(comfyui, world, model) -> dict:
     del config["out_channels"]
     control_model = comfy.cldm.cldm.ControlNet(**config)
     randomize(control_model, seed=0)
-    net = comfy.controlnet.ControlNet(control_model, load_device=torch.device("cpu"))
+    net = comfy.controlnet.ControlNet(control_model, load_device=model.load_device)
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     prompts = [encode(world.clip, text) for text in ("a star in neon style", "")]
     node = comfyui.nodes.ControlNetApplyAdvanced()

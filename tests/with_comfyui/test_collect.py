@@ -53,8 +53,8 @@ def watch(world, prompt: str, seed: int, **sampling) -> tuple[list[list[int]], l
     layouts, inputs, outputs = [], [], []
 
     def note(module, args, output):
-        inputs.append(args[0])
-        outputs.append(output)
+        inputs.append(args[0].cpu())
+        outputs.append(output.cpu())
 
     probed = with_probe(world.model, lambda x, options: layouts.append(options["cond_or_uncond"]))
     handle = block.register_forward_hook(note)
@@ -254,7 +254,7 @@ def test_a_layer_of_the_text_encoder_is_read_without_sampling(collect, world, mo
     folder = collect(hookpoints=TEXT, seeds=1, prompts="\n".join(json.dumps({"prompt": p}) for p in prompts))
     seen = []
     layer = world.clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0]
-    handle = layer.register_forward_hook(lambda module, args, output: seen.append(output[0].clone()))
+    handle = layer.register_forward_hook(lambda module, args, output: seen.append(output[0].cpu().clone()))
     for prompt in prompts:
         world.clip.encode(prompt)
     handle.remove()

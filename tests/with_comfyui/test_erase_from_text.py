@@ -38,7 +38,7 @@ def passing(clip, prompt=PROMPT) -> torch.Tensor:
     encoder = getattr(clip.cond_stage_model, "plain", clip.cond_stage_model)
     seen = []
     layer = encoder.clip_l.transformer.text_model.encoder.layers[1]
-    handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].cpu().clone()))
     clip.encode(prompt)
     handle.remove()
     return seen[0][0].float()

@@ -26,7 +26,8 @@ def call(model, layout: list[int], images: int = 2) -> torch.Tensor:
     comfy.model_management.load_models_gpu([model])
     generator = torch.Generator().manual_seed(0)
     x, context = torch.randn(2, images, 16, 8, 8, generator=generator), torch.randn(2, 1, 32, 48, generator=generator)
-    sigma = torch.linspace(0.5, 3.0, images)
+    x, context = x.to(model.load_device), context.to(model.load_device)
+    sigma = torch.linspace(0.5, 3.0, images, device=model.load_device)
     options = model.model_options["transformer_options"] | {
         "wrappers": model.wrappers,
         "cond_or_uncond": layout,

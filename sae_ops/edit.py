@@ -7,7 +7,6 @@ nothing is strengthened are not touched at all, bit for bit.
 """
 
 import copy
-from dataclasses import dataclass
 
 import torch
 
@@ -18,12 +17,13 @@ from .erasure import PAPER_COMPAT, Erasure
 from .largest import ScreenedEncoder
 from .masks import Place, mask_weights
 from .neighbours import take_from_neighbours
-from .terms import TermLevels, Terms, list_terms
+from .selection import Selection
+from .terms import TermLevels, list_terms
 
-MOST_PARTS = 4
-"""Selections of terms that are kept ready; which concepts a picture shows may change from step to step."""
+MOST_SELECTIONS = 4
+"""Kept ready at most; which concepts a picture shows may change from step to step."""
 MOST_CALLS = 256
-"""Noise levels, and halves of guidance, that are kept ready: those of all steps, for the next picture."""
+"""Of which what the terms do is kept ready: more than the steps of a picture, for the next one."""
 
 
 class ConceptEdit:
@@ -58,7 +58,7 @@ class ConceptEdit:
         self._detecting = self._latents[self._terms.column[self._detectors].to(device)]
         self._decoder = sae.W_dec[torch.tensor(latents, device=device)] / sae.input_scale
         self._centre = sae.input_shift[:, None]
-        self._parts: dict[tuple[int, ...], _Part] = {}
+        self._selections: dict[tuple[int, ...], Selection] = {}
         self._calls: dict[tuple[float, ...], tuple[torch.Tensor, TermLevels]] = {}
 
     def to(self, device: torch.device) -> "ConceptEdit":
@@ -67,7 +67,7 @@ class ConceptEdit:
         for name in ("_latents", "_detecting", "_decoder", "_centre"):
             setattr(moved, name, getattr(self, name).to(device))
         moved._masks = [mask if mask is None else mask.to(device) for mask in self._masks]
-        moved._parts, moved._calls = {}, {}
+        moved._selections, moved._calls = {}, {}
         return moved
 
     @torch.no_grad()
@@ -89,38 +89,38 @@ class ConceptEdit:
         needed = self._needed(maps, active, levels)
         if not len(needed):
             return x
-        part = self._part(needed)
+        some = self._select(needed)
         now = levels if len(needed) == len(active) else levels[needed.to(x.device)]
-        z = part.latents.at_most(maps)
+        z = some.latents.at_most(maps)
         if self._is_topk:
-            z = part.latents.at_last(maps, z, part.fires(z, now.gate).any(dim=1))
-        fires = part.fires(z, now.gate)
-        if not (part.steers or fires.any()):
+            z = some.latents.at_last(maps, z, some.fires(z, now.gate).any(dim=1))
+        fires = some.fires(z, now.gate)
+        if not (some.steers or fires.any()):
             return x
         strength, moved = now.strength, fires
         if self._has_masks:
-            strength = strength * self._mask_weights(x, place)[:, part.mask]
+            strength = strength * self._mask_weights(x, place)[:, some.mask]
             moved = fires & (strength > 0)
-        if part.replaces is not None:
-            detected = (fires & part.finds[:, None]).any(dim=1)  # [images, positions]
+        if some.replaces is not None:
+            detected = (fires & some.finds[:, None]).any(dim=1)  # [images, positions]
             has_donors = (~detected).any(dim=1)[:, None, None]
-            moved = moved & ~(part.replaces[:, None] & has_donors)  # latents, not whole vectors
-        before = part.of_terms(z)
+            moved = moved & ~(some.replaces[:, None] & has_donors)  # latents, not whole vectors
+        before = some.of_terms(z)
         target = torch.addcmul(now.offset, now.factor, before)
         after = torch.where(moved, torch.lerp(before, target, strength.expand_as(before)), before)
-        decoder = part.decoder.T.expand(len(maps), -1, -1)
-        edited = torch.baddbmm(maps, decoder, part.lowest(after, z) - z)
+        decoder = some.decoder.T.expand(len(maps), -1, -1)
+        edited = torch.baddbmm(maps, decoder, some.lowest(after, z) - z)
         changed = moved.any(dim=1)
-        if part.turns is not None:
-            turned = changed if part.all_turn else (moved & part.turns[:, None]).any(dim=1)
+        if some.turns is not None:
+            turned = changed if some.all_turn else (moved & some.turns[:, None]).any(dim=1)
             edited = self._with_length_of(maps, edited, turned)
-        if part.steers:
+        if some.steers:
             added = strength * now.added
-            edited = torch.baddbmm(edited, decoder, part.summed(added.expand_as(before), z))
+            edited = torch.baddbmm(edited, decoder, some.summed(added.expand_as(before), z))
             changed = changed | (added > 0).any(dim=1)
         result = torch.where(changed[:, None], edited.to(x.dtype), x.flatten(2))
-        if part.replaces is not None:
-            shares = (fires * part.finds[:, None] * strength).amax(dim=1)
+        if some.replaces is not None:
+            shares = (fires * some.finds[:, None] * strength).amax(dim=1)
             result = take_from_neighbours(result, detected, shares, x.shape[2:])
         return result.reshape(x.shape)
 
@@ -153,81 +153,17 @@ class ConceptEdit:
             active = active & (may_show[terms.detector] | terms.steers)
         return active.nonzero()[:, 0]
 
-    def _part(self, needed: torch.Tensor) -> "_Part":
+    def _select(self, needed: torch.Tensor) -> Selection:
         """These terms, which are mostly those of the last step."""
         key = tuple(needed.tolist())
-        if key not in self._parts:
-            if len(self._parts) == MOST_PARTS:
-                self._parts.clear()
-            self._parts[key] = _Part.of(self._terms[needed], self._latents, self._decoder)
-        return self._parts[key]
+        if key not in self._selections:
+            if len(self._selections) == MOST_SELECTIONS:
+                self._selections.clear()
+            self._selections[key] = Selection.of(self._terms[needed], self._latents, self._decoder)
+        return self._selections[key]
 
     def _with_length_of(self, maps: torch.Tensor, edited: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
         """edited [images, d, positions], where `turned` [images, positions] as long as in maps, seen from the mean."""
         before, after = ((vectors - self._centre).square_().sum(dim=1) for vectors in (maps, edited))
         share = torch.where(turned, before / after.clamp(min=1e-24), 1).sqrt()
         return torch.lerp(self._centre, edited, share[:, None])
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some terms, ready on the device of the maps."""
-
-    latents: ChosenLatents
-    """Those of the terms."""
-    decoder: torch.Tensor
-    """[latents, d]."""
-    column: torch.Tensor | None
-    """Which of the latents each term is; None if they are the same, one by one."""
-    detector: torch.Tensor | None
-    """As in Terms; None if every term is its own."""
-    mask: torch.Tensor
-    steers: bool
-    """Whether any of them does."""
-    turns: torch.Tensor | None
-    """None if none does."""
-    all_turn: bool
-    replaces: torch.Tensor | None
-    """None if none does."""
-    finds: torch.Tensor
-    """Which of them tell where to replace."""
-
-    @staticmethod
-    def of(terms: Terms, latents: ChosenLatents, decoder: torch.Tensor) -> "_Part":
-        device = decoder.device
-        columns, column = terms.column.unique(return_inverse=True)
-        own = torch.equal(column, torch.arange(len(terms)))
-        if len(columns) < len(decoder):
-            latents, decoder = latents[columns.to(device)], decoder[columns.to(device)]
-        return _Part(
-            latents,
-            decoder,
-            None if own else column.to(device),
-            None if terms.detects.all() else terms.detector.to(device),
-            terms.mask.to(device),
-            bool(terms.steers.any()),
-            terms.turns.to(device) if terms.turns.any() else None,
-            bool(terms.turns.all()),
-            terms.replaces.to(device) if terms.replaces.any() else None,
-            (terms.detects & terms.replaces).to(device),
-        )
-
-    def of_terms(self, z: torch.Tensor) -> torch.Tensor:
-        """z [images, latents, positions] -> [images, terms, positions]."""
-        return z if self.column is None else z[:, self.column]
-
-    def lowest(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """Of the values [images, terms, positions] of terms that share a latent; shaped as z."""
-        if self.column is None:
-            return values
-        places = self.column[:, None].expand_as(values)
-        return z.scatter_reduce(1, places, values, "amin", include_self=False)
-
-    def summed(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """The values [images, terms, positions] of terms that share a latent; shaped as z."""
-        return values if self.column is None else torch.zeros_like(z).index_add_(1, self.column, values)
-
-    def fires(self, z: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        """Where terms pass their gates [images, terms, 1], in maps in which that of their detector does, bool."""
-        passes = self.of_terms(z) > gate
-        return passes if self.detector is None else passes & passes.any(dim=2)[:, self.detector, None]

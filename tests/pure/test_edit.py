@@ -276,7 +276,7 @@ def test_where_the_first_latent_detects_the_others_move_only_in_maps_in_which_it
 def test_what_an_edit_keeps_ready_is_for_the_call_that_it_was_made_for(x, monkeypatch):
     """More noise levels, halves and selections of concepts than it keeps, each of them twice."""
     monkeypatch.setattr("sae_eraser.sae_ops.edit.MOST_CALLS", 3)
-    monkeypatch.setattr("sae_eraser.sae_ops.edit.MOST_PARTS", 2)
+    monkeypatch.setattr("sae_eraser.sae_ops.edit.MOST_SELECTIONS", 2)
     concepts = (Concept("first", "", (0, 3), 0.0, first_detects=True), Concept("second", "", (1, 4), 0.0))
     erasures = (Erasure(0), Erasure(1, branch="cond", sigma_end=1.0))
     kept = ConceptEdit(random_sae(), concepts, random_statistics(concepts), erasures)

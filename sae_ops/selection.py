@@ -1,0 +1,72 @@
+"""Some of the terms of an edit, ready to be used at every step in which no others are needed."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .chosen_latents import ChosenLatents
+from .terms import Terms
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some of the terms of an edit. Their tensors lie where the maps do."""
+
+    latents: ChosenLatents
+    """Those of the terms."""
+    decoder: torch.Tensor
+    """[latents, d]."""
+    column: torch.Tensor | None
+    """Which of the latents each term is; None if they are the same, one by one."""
+    detector: torch.Tensor | None
+    """As in Terms; None if every term is its own."""
+    mask: torch.Tensor
+    steers: bool
+    """Whether any of them does."""
+    turns: torch.Tensor | None
+    """None if none does."""
+    all_turn: bool
+    replaces: torch.Tensor | None
+    """None if none does."""
+    finds: torch.Tensor
+    """Which of them tell where to replace."""
+
+    @staticmethod
+    def of(terms: Terms, latents: ChosenLatents, decoder: torch.Tensor) -> "Selection":
+        device = decoder.device
+        columns, column = terms.column.unique(return_inverse=True)
+        own = torch.equal(column, torch.arange(len(terms)))
+        if len(columns) < len(decoder):
+            latents, decoder = latents[columns.to(device)], decoder[columns.to(device)]
+        return Selection(
+            latents,
+            decoder,
+            None if own else column.to(device),
+            None if terms.detects.all() else terms.detector.to(device),
+            terms.mask.to(device),
+            bool(terms.steers.any()),
+            terms.turns.to(device) if terms.turns.any() else None,
+            bool(terms.turns.all()),
+            terms.replaces.to(device) if terms.replaces.any() else None,
+            (terms.detects & terms.replaces).to(device),
+        )
+
+    def of_terms(self, z: torch.Tensor) -> torch.Tensor:
+        """z [images, latents, positions] -> [images, terms, positions]."""
+        return z if self.column is None else z[:, self.column]
+
+    def lowest(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Of the values [images, terms, positions] of terms that share a latent; shaped as z."""
+        if self.column is None:
+            return values
+        places = self.column[:, None].expand_as(values)
+        return z.scatter_reduce(1, places, values, "amin", include_self=False)
+
+    def summed(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """The values [images, terms, positions] of terms that share a latent; shaped as z."""
+        return values if self.column is None else torch.zeros_like(z).index_add_(1, self.column, values)
+
+    def fires(self, z: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Where terms pass their gates [images, terms, 1], in maps in which that of their detector does, bool."""
+        passes = self.of_terms(z) > gate
+        return passes if self.detector is None else passes & passes.any(dim=2)[:, self.detector, None]

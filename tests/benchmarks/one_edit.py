@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from benchmarks.device import DEVICE, wait
+from checkout import import_root
 
 N, K = 20480, 32
 LATENTS = 24
@@ -116,6 +117,7 @@ def measure(way: str, count: int, shown: int, x: torch.Tensor, W: torch.Tensor) 
 
 
 def main() -> None:
+    import_root()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("way", choices=("dense", *ACTIVATIONS))
     parser.add_argument("activations", type=Path)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.device import DEVICE, wait
+from checkout import import_root
 from comfy_process import become_comfyui
 
 MODELS = {
@@ -49,6 +50,7 @@ STEPS = {"SD15": 3, "SDXL": 2} if DEVICE.type == "cpu" else {"SD15": 20, "SDXL":
 
 
 def main() -> None:
+    import_root()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("out", type=Path)

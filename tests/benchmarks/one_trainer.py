@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.device import DEVICE, peak, wait
 from benchmarks.vectors import vectors
+from checkout import import_root
 
 Step = Callable[[int, torch.Tensor], object]
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
 
+    import_root()
     training, held_out = vectors(options.data, options.d)
     batches = training.split(options.batch)
     step, reconstruct = TRAINERS[options.trainer](

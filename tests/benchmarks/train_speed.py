@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.device import DEVICE, device_name, wait
 from benchmarks.vectors import vectors
-from checkout import ROOT
+from checkout import ROOT, import_root
 
 OUT = ROOT / "output" / "bench"
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS)
     parser.add_argument("--precisions", nargs="+", choices=("bf16", "fp32"), default=("bf16", "fp32"))
     options = parser.parse_args()
+    import_root()
     for shape in SHAPES:
         vectors(OUT, shape["d"])
     records = []

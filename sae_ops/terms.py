@@ -38,7 +38,7 @@ class Terms:
 
     @property
     def detects(self) -> torch.Tensor:
-        return self.detector == torch.arange(len(self), device=self.detector.device)
+        return self.detector == torch.arange(len(self))
 
     def are_active(self, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         """Which change anything, bool [images, terms], at noise levels and in guidance halves [images]."""
@@ -46,9 +46,10 @@ class Terms:
         return active & torch.where(is_cond[:, None], self.in_cond, self.in_uncond)
 
     def __getitem__(self, chosen: torch.Tensor) -> "Terms":
-        """These terms, int64, ascending, with their detectors among them; `column` stays as it was."""
+        """These terms in this order, int64, with their detectors among them; `column` stays as it was."""
+        place = torch.zeros_like(self.detector).index_copy_(0, chosen, torch.arange(len(chosen)))
         some = {field.name: getattr(self, field.name)[chosen] for field in fields(self)}
-        return Terms(**{**some, "detector": torch.searchsorted(chosen, some["detector"])})
+        return Terms(**{**some, "detector": place[some["detector"]]})
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,5 @@ def list_terms(
         in_uncond=bools(erasure.branch != "cond" for erasure, _ in of),
         mask=torch.tensor([next(i for i, mask in enumerate(masks) if mask is erasure.mask) for erasure, _ in of]),
     )
-    return _by_latent(terms), distinct, masks
-
-
-def _by_latent(terms: Terms) -> Terms:
-    """The same in the order of their columns, which most often are the latents then, one by one."""
-    order = terms.column.argsort(stable=True)
-    some = {field.name: getattr(terms, field.name)[order] for field in fields(terms)}
-    return Terms(**{**some, "detector": order.argsort()[some["detector"]]})
+    # By latent, so that mostly each is a term's own and none has to be looked up at every step.
+    return terms[terms.column.argsort(stable=True)], distinct, masks

@@ -15,6 +15,7 @@ from with_comfyui.random_files import UP, write_random_saes
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 WAYS = (
     "",  # weights come and go with the memory there is (dynamic VRAM)
+    "--reserve-vram 1000",  # the same with none left
     "--disable-dynamic-vram",
     "--disable-dynamic-vram --reserve-vram 1000",  # every weight is loaded when its turn comes
     "--disable-dynamic-vram --lowvram",

@@ -109,7 +109,7 @@ class ConceptEdit:
         target = torch.addcmul(now.offset, now.factor, before)
         after = torch.where(moved, torch.lerp(before, target, strength.expand_as(before)), before)
         decoder = some.decoder.T.expand(len(maps), -1, -1)
-        edited = torch.baddbmm(maps, decoder, some.lowest(after, z) - z)
+        edited = torch.baddbmm(maps, decoder, some.lowest(after, moved, z) - z)
         changed = moved.any(dim=1)
         if some.turns is not None:
             turned = changed if some.all_turn else (moved & some.turns[:, None]).any(dim=1)

@@ -55,12 +55,13 @@ class Selection:
         """z [images, latents, positions] -> [images, terms, positions]."""
         return z if self.column is None else z[:, self.column]
 
-    def lowest(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """Of the values [images, terms, positions] of terms that share a latent; shaped as z."""
+    def lowest(self, values: torch.Tensor, moved: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Of the values [images, terms, positions] of terms that share a latent, where they move it; shaped as z."""
         if self.column is None:
             return values
         places = self.column[:, None].expand_as(values)
-        return z.scatter_reduce(1, places, values, "amin", include_self=False)
+        lowest = z.scatter_reduce(1, places, values.masked_fill(~moved, torch.inf), "amin", include_self=False)
+        return torch.where(lowest.isinf(), z, lowest)
 
     def summed(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The values [images, terms, positions] of terms that share a latent; shaped as z."""

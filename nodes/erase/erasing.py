@@ -1,5 +1,6 @@
 """Puts erasures on a model; erasures of one SAE become one edit with one encode, however many nodes are chained."""
 
+import math
 import weakref
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
+from ...sae_ops.autoencoder import SparseAutoencoder
 from ...sae_ops.chosen_latents import encoder_of
 from ...sae_ops.edit import ConceptEdit
 from ...sae_ops.erasure import PAPER_COMPAT, Erasure
@@ -16,6 +18,7 @@ from ...sae_ops.paper_edit import PaperEdit
 from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ..files.sae_files import LoadedSAE
 from ..hooks.block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..hooks.halves import NeedsUnprompted
 
 UNPROMPTED_MISSING = (
     "A concept is to be changed in the negative prompt's half of guidance alone (branch uncond), but the model was not "
@@ -59,10 +62,15 @@ def whole_encoder(sae: LoadedSAE) -> ModelPatcher | None:
     if sae.autoencoder.config.activation != "topk":
         return None
     if sae not in _encoders:
-        device, storage = model_management.get_torch_device(), model_management.unet_offload_device()
-        encoder = encoder_of(sae.autoencoder, device)
-        _encoders[sae] = ModelPatcher(encoder, load_device=device, offload_device=storage)
+        _encoders[sae] = _load_encoder(sae.autoencoder)
     return _encoders[sae]
+
+
+def _load_encoder(autoencoder: SparseAutoencoder) -> ModelPatcher:
+    device, storage = model_management.get_torch_device(), model_management.unet_offload_device()
+    encoder = ModelPatcher(encoder_of(autoencoder, device), load_device=device, offload_device=storage)
+    encoder.cached_patcher_init = _load_encoder, (autoencoder,)  # for ComfyUI to make another for another GPU
+    return encoder
 
 
 def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -> tuple[float, float]:
@@ -70,7 +78,8 @@ def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -
     if start_percent >= end_percent:
         raise ValueError(f"start_percent ({start_percent}) must be smaller than end_percent ({end_percent}).")
     sampling = model.get_model_object("model_sampling")
-    return float(sampling.percent_to_sigma(start_percent)), float(sampling.percent_to_sigma(end_percent))
+    start, end = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
+    return start if start_percent > 0 else math.inf, end  # rounding puts some first steps above the model's highest
 
 
 def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
@@ -114,9 +123,19 @@ def add_erasures(
             erasures = hook.function.erasures + erasures
         else:
             others.append(hook)
-    masked = any(erasure.mask is not None for erasure in erasures)
-    missing = UNPROMPTED_MISSING if any(erasure.branch == "uncond" for erasure in erasures) else ""
-    return *others, BlockHook(hookpoint, sae.header.hooked, EraseFunction(sae, erasures), masked, missing)
+    hook = BlockHook(
+        hookpoint,
+        sae.header.hooked,
+        EraseFunction(sae, erasures),
+        takes_place=any(erasure.mask is not None for erasure in erasures),
+        reads_halves=any(erasure.branch != "both" for erasure in erasures),
+        needs=tuple(
+            NeedsUnprompted(UNPROMPTED_MISSING, erasure.sigma_start, erasure.sigma_end)
+            for erasure in erasures
+            if erasure.branch == "uncond"
+        ),
+    )
+    return *others, hook
 
 
 def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> ModelPatcher:

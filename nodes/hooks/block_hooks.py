@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
+from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_key
 
 from ...sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
 from ...sae_ops.masks import Place
-from .halves import NeedsUnprompted, are_prompted, note_halves, note_met, note_prompts
+from .halves import NeedsUnprompted, are_prompted, check_images, note_call, note_halves, note_prompts
 from .places import find_place, note_sampled
 from .streams import Stream, picture_stream
 
@@ -38,8 +38,10 @@ class BlockHook:
     CPU."""
     takes_place: bool = False
     """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
-    unprompted_missing: str = ""
-    """If not empty: what is wrong when a sampler never calls the model for the half of guidance without the prompt."""
+    reads_halves: bool = True
+    """Whether it matters to the function what is_cond says."""
+    needs: tuple[NeedsUnprompted, ...] = ()
+    """Of every run of a sampler."""
 
     def __post_init__(self):
         if self.hooked == "residual" and not self.hookpoint.has_residual:
@@ -70,14 +72,18 @@ def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatche
     clone = model.clone()
     for around in WRAPPED:
         clone.remove_wrappers_with_key(around, KEY)
-    for message in dict.fromkeys(hook.unprompted_missing for hook in hooks if hook.unprompted_missing):
-        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, NeedsUnprompted(message))
+    clone.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
+    for need in dict.fromkeys(need for hook in hooks for need in hook.needs):
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, need)
     if any(hook.takes_place for hook in hooks):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled)
     if hooks:
         clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, note_prompts)
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_halves)
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, HookedModel(hooks))
+        hooked = HookedModel(hooks)
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, hooked.sample)
+        clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, hooked.check_is_sampled)
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, hooked)
     return clone
 
 
@@ -89,6 +95,24 @@ class HookedModel:
 
     def __init__(self, hooks: tuple[BlockHook, ...]):
         self.hooks = hooks
+        self._runs = 0
+
+    def sample(self, executor, *args, **kwargs):
+        """Around one run of a sampler."""
+        self._runs += 1
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            self._runs -= 1
+
+    def check_is_sampled(self, model: ModelPatcher) -> None:
+        """Before the model is called for the first time in a run. Raises RuntimeError if that is another model's."""
+        if not self._runs:
+            raise RuntimeError(
+                "SAE Eraser's nodes act on the first model of a guider, and on what it has the others draw, but here "
+                "they are connected to another one alone (model_negative of Dual Model CFG Guider, for instance), "
+                "where ComfyUI passes them over. Put them before the first model."
+            )
 
     def __call__(self, executor, x, *args, **kwargs):
         diffusion_model = executor.class_obj.diffusion_model
@@ -96,8 +120,11 @@ class HookedModel:
         around = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options)
         if self in around[1:]:
             return executor(x, *args, **kwargs)
-        note_met(options)
-        hooks = self.hooks
+        sigmas = options["sigmas"].to("cpu", torch.float32).flatten()  # here a GPU has least to do that is waited for
+        prompted, hooks = are_prompted(options), self.hooks
+        note_call(options, sigmas, prompted)
+        if any(hook.reads_halves for hook in hooks):
+            check_images(len(x), options, prompted)
         if any(hook.takes_place for hook in hooks):
             place = find_place(x, options, diffusion_model)
             hooks = tuple(_placed(hook, place) if hook.takes_place else hook for hook in hooks)
@@ -105,8 +132,7 @@ class HookedModel:
         def find_stream(hookpoint: Hookpoint) -> Stream:
             return picture_stream(hookpoint, diffusion_model, x)
 
-        sigmas = options["sigmas"].to("cpu", torch.float32).flatten()  # here a GPU has least to do that is waited for
-        rows = functools.partial(_rows, sigmas, are_prompted(options))
+        rows = functools.partial(_rows, sigmas, prompted)
         with hooked_blocks(diffusion_model, hooks, find_stream, rows):
             return executor(x, *args, **kwargs)
 
@@ -197,6 +223,11 @@ def find_transformer_options(args: tuple, kwargs: dict) -> dict:
 
 
 def _rows(sigmas: torch.Tensor, prompted: torch.Tensor, images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise level of each image in the batch, which is made of equal chunks, and whether it reads the prompt."""
+    """Noise level of each image in the batch, which is made of equal chunks, and whether it reads the prompt.
+
+    If another node has made it something else, those of the first: all have one level, and no hook reads the halves.
+    """
     sigma = sigmas.repeat(images // len(sigmas)) if images % len(sigmas) == 0 else sigmas[:1].expand(images)
+    if images % len(prompted):
+        return sigma, prompted[:1].expand(images)
     return sigma, prompted.repeat_interleave(images // len(prompted))

@@ -4,19 +4,32 @@ ComfyUI numbers the chunks of a call by their place in the list that the guider 
 CFGGuider asks for the prompt first, Dual CFG Guider for it last, and some nodes ask for one half alone.
 """
 
+import math
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
 UNPROMPTED = ("negative", "empty_negative_prompt")
 """What guiders call their conditionings of the half that is to be moved away from."""
-ASKED, HALVES, MET = "sae_eraser_asked", "sae_eraser_halves", "sae_eraser_met"
+ASKED, HALVES, CALLS = "sae_eraser_asked", "sae_eraser_halves", "sae_eraser_calls"
 """Where these are in transformer_options."""
+
+
+@dataclass(frozen=True)
+class Halves:
+    """What ComfyUI makes calls of the model for."""
+
+    prompted: tuple[bool, ...]
+    """Whether each of the conditionings that a chunk may be for reads the prompt."""
+    images: int
+    """In a chunk."""
 
 
 def note_prompts(executor, x, timestep, model_options, *args, **kwargs):
     """The wrapper around a guider's prediction; note_halves reads what it leaves in transformer_options."""
-    conds = executor.class_obj.conds
+    conds = executor.class_obj.original_conds  # to the others ComfyUI adds one half's areas under the other's names
     prompted = {prompt["uuid"]: name not in UNPROMPTED for name, prompts in conds.items() for prompt in prompts or ()}
     return executor(x, timestep, with_note(model_options, ASKED, prompted), *args, **kwargs)
 
@@ -24,8 +37,8 @@ def note_prompts(executor, x, timestep, model_options, *args, **kwargs):
 def note_halves(executor, model, conds, x, timestep, model_options, *args, **kwargs):
     """The wrapper around what calls the model for some of these prompts; are_prompted reads what it leaves."""
     prompted = model_options.get("transformer_options", {}).get(ASKED, {})
-    halves = tuple(_is_prompted(prompts or (), prompted, place == 0) for place, prompts in enumerate(conds))
-    return executor(model, conds, x, timestep, with_note(model_options, HALVES, halves), *args, **kwargs)
+    each = tuple(_is_prompted(prompts or (), prompted, place == 0) for place, prompts in enumerate(conds))
+    return executor(model, conds, x, timestep, with_note(model_options, HALVES, Halves(each, len(x))), *args, **kwargs)
 
 
 def _is_prompted(prompts: Iterable[dict], prompted: dict, default: bool) -> bool:
@@ -35,30 +48,50 @@ def _is_prompted(prompts: Iterable[dict], prompted: dict, default: bool) -> bool
 def are_prompted(options: dict) -> torch.Tensor:
     """Of the transformer_options of one call: whether each of its chunks reads the prompt, bool [chunks] on the CPU."""
     chunks, halves = options["cond_or_uncond"], options.get(HALVES)
-    return torch.tensor([halves[chunk] if halves else chunk == 0 for chunk in chunks])
+    return torch.tensor([halves.prompted[chunk] if halves else chunk == 0 for chunk in chunks])
 
 
+def check_images(images: int, options: dict, prompted: torch.Tensor) -> None:
+    """Raises RuntimeError if the half of each image of one call cannot be known; prompted as of are_prompted."""
+    halves = options.get(HALVES)
+    of_each = halves.images if halves else images // len(prompted)
+    if images != of_each * len(prompted) and not (prompted == prompted[0]).all():
+        raise RuntimeError(
+            f"Another node calls the diffusion model for {images} pictures at once, where ComfyUI asks for both halves "
+            f"of guidance of {of_each}, so SAE Eraser cannot tell which of them read the prompt. Take that node out, "
+            "or set branch to both in all nodes that erase or strengthen."
+        )
+
+
+@dataclass(frozen=True)
 class NeedsUnprompted:
     """Wraps one run of a sampler, in which the model must be called for the half without the prompt."""
 
-    def __init__(self, message: str):
-        """message: of the ValueError that is raised after a run in which it never was."""
-        self.message = message
+    message: str
+    """Of the ValueError that is raised after a run in which it never was, but for the other."""
+    sigma_start: float = math.inf
+    """Only what is called at noise levels between sigma_start and sigma_end counts, both included."""
+    sigma_end: float = 0.0
 
     def __call__(self, executor, *args, **kwargs):
-        met: set[bool] = set()  # what note_met finds
         guider = executor.class_obj
-        guider.model_options = with_note(guider.model_options, MET, met)
+        # Another's too, if there is one; lists are copied by ComfyUI.
+        calls = guider.model_options.get("transformer_options", {}).get(CALLS, deque())
+        guider.model_options = with_note(guider.model_options, CALLS, calls)
         latents = executor(*args, **kwargs)
-        if met == {True}:
+        met = [half for sigmas, prompted in calls if self._counts(sigmas) for half in prompted.tolist()]
+        if met and all(met):
             raise ValueError(self.message)
         return latents
 
+    def _counts(self, sigmas: torch.Tensor) -> bool:
+        return bool(((sigmas <= self.sigma_start) & (sigmas >= self.sigma_end)).any())
 
-def note_met(options: dict) -> None:
-    """With the transformer_options of one call: tells NeedsUnprompted which halves it has."""
-    if MET in options:
-        options[MET].update(are_prompted(options).tolist())
+
+def note_call(options: dict, sigmas: torch.Tensor, prompted: torch.Tensor) -> None:
+    """With the transformer_options of one call, its noise levels and are_prompted: tells NeedsUnprompted of it."""
+    if CALLS in options:
+        options[CALLS].append((sigmas, prompted))
 
 
 def with_note(model_options: dict, key: str, note: object) -> dict:

@@ -44,8 +44,10 @@ class HookedTextEncoder:
         self.plain, self.hooks, self.whole, self.path = plain, hooks, whole or plain, path
 
     def __getattr__(self, name: str):
-        found, path = getattr(self.__dict__["plain"], name), f"{self.__dict__['path']}{name}."
-        within = tuple(hook for hook in self.__dict__["hooks"] if hook.hookpoint.path.startswith(path))
+        if "plain" not in self.__dict__:  # while it is copied
+            raise AttributeError(name)
+        found, path = getattr(self.plain, name), f"{self.path}{name}."
+        within = tuple(hook for hook in self.hooks if hook.hookpoint.path.startswith(path))
         if within and hasattr(found, "encode_token_weights"):
             return HookedTextEncoder(found, within, self.whole, path)
         return found

@@ -59,16 +59,17 @@ def threshold_input() -> io.Input:
     )
 
 
-def read_scores(watch: Watch, latent: dict) -> torch.Tensor:
-    """Scores [images, concepts] of the run that made this LATENT.
+def read_scores(watch: Watch, latent: dict, wanted: list[int] | None = None) -> torch.Tensor:
+    """Scores [images, concepts] of the run that made this LATENT, of these concepts, or of all.
 
-    Raises UnwatchedLatent, and ValueError if there is no number for a concept.
+    Raises UnwatchedLatent, and ValueError if there is no number for one of them.
     """
     run, sae = watch.run_of(latent["samples"]), watch.sae
-    scores = concept_scores(run.z, run.sigmas, sae.header.concepts, sae.statistics)
+    concepts = list(range(len(sae.header.concepts))) if wanted is None else wanted
+    scores = concept_scores(run.z, run.sigmas, sae.header.concepts, sae.statistics)[:, concepts]
     lacking = scores.isnan().any(dim=0).nonzero()[:, 0].tolist()
     if lacking:
-        names = ", ".join(sae.header.concepts[index].name for index in lacking)
+        names = ", ".join(sae.header.concepts[concepts[index]].name for index in lacking)
         raise ValueError(
             f"No score can be told for {names}: the model has drawn NaN, or the statistics of the SAE '{sae.name}' do "
             "not tell pictures with and without apart. Train the SAE again, or watch another."

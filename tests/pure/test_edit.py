@@ -285,6 +285,20 @@ def test_what_an_edit_keeps_ready_is_for_the_call_that_it_was_made_for(x, monkey
         assert torch.equal(kept(maps, sigma, halves), expected)
 
 
+def test_an_erasure_that_moves_nothing_is_no_bar_to_one_of_the_same_latent_that_raises_it(x):
+    """Clamping raises what fires between its gate and its background; the other is for the prompt's half alone."""
+    concepts = (Concept("first", "", (0,)), Concept("second", "", (0,)))
+    low, high = torch.zeros(1, 2), torch.full((1, 2), 50.0)
+    statistics = ConceptStatistics(torch.ones(1), high, high, low)
+    of = {"concepts": concepts, "statistics": statistics}
+    clamped, ablated = Erasure(0, mode="clamp"), Erasure(1, mode="ablate", branch="cond")
+    alone = edit(x, clamped, **of)
+    assert not torch.equal(alone, x)
+    together = edit(x, clamped, ablated, **of)
+    torch.testing.assert_close(together[~BOTH], alone[~BOTH])
+    torch.testing.assert_close(together[BOTH], edit(x, ablated, **of)[BOTH])
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_concepts_that_no_map_shows_cost_nothing_and_change_nothing(activation, x):
     """Of three concepts the first is in no map, whatever its other latent does."""

@@ -4,6 +4,7 @@ import comfy.model_patcher
 import nodes
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.samplers import calculate_sigmas, sampler_object
 
 from sae_eraser.nodes.erase.erase_concept import EraseConcept
 from with_comfyui.random_files import MID
@@ -48,6 +49,13 @@ def sample_with(
     negative = negative or encode(clip, "")
     sampled = nodes.KSampler().sample(model, seed, steps, cfg, sampler, "normal", positive, negative, latent)
     return sampled[0]["samples"]
+
+
+def sample_by(guider, steps=1) -> torch.Tensor:
+    """Latents [1, 16, 8, 8] of a guider."""
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    noise, latents = (make(1, 16, 8, 8) for make in (torch.ones, torch.zeros))
+    return guider.sample(noise, latents, sampler_object("euler"), calculate_sigmas(sampling, "normal", steps))
 
 
 def with_probe(model, probe):

@@ -1,12 +1,14 @@
 """Concept Guard: what passes, what becomes of what does not, and that nothing slips through."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sae_eraser.nodes.look.concept_guard import ConceptGuard
 from sae_eraser.nodes.look.concept_score import THRESHOLD
 from sae_eraser.nodes.look.watching import UnwatchedLatent
-from sae_eraser.sae_ops.concepts import UnknownConcept
+from sae_eraser.sae_ops.concepts import UnknownConcept, term_ranges
 from shapecanvas.classifier import classify
 from shapecanvas.concepts import OBJECTS, pair_prompt
 from shapecanvas.world import World, decode, sample_latents
@@ -90,3 +92,17 @@ def test_pictures_and_latents_of_different_runs_are_errors(run):
         guard((images[:2], watch, latent), "star")
     with pytest.raises(UnwatchedLatent):
         guard((images, watch, {"samples": latent["samples"] + 1}), "star")
+
+
+def test_only_what_is_guarded_against_must_have_a_score(run):
+    """Of a concept that no statistics tell, as of one that fired nowhere while they were taken."""
+    images, watch, latent = run
+    statistics = watch.sae.statistics
+    with_concept = statistics.with_concept.clone()
+    with_concept[:, list(term_ranges(watch.sae.header.concepts)[STAR])] = statistics.background[
+        :, list(term_ranges(watch.sae.header.concepts)[STAR])
+    ]
+    blind = replace(watch, sae=replace(watch.sae, statistics=replace(statistics, with_concept=with_concept)))
+    assert torch.equal(guard((images, blind, latent), "house")[0], guard(run, "house")[0])
+    with pytest.raises(ValueError, match="No score can be told for star"):
+        guard((images, blind, latent), "house, star")

@@ -3,9 +3,10 @@
 import comfy.model_management
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import CFGOverride, DualModelGuider
 
 from with_comfyui.random_files import MID, UP
-from with_comfyui.sampling import differs, encode, erase, split_guidance, with_probe
+from with_comfyui.sampling import differs, encode, erase, sample_by, split_guidance, with_probe
 
 
 @pytest.fixture
@@ -105,3 +106,92 @@ def test_a_prompt_for_a_part_of_the_picture_runs_on_a_cut_out_of_another_shape(c
     assert latents.isfinite().all()
     assert differs(latents, sample(model, positive=positive))
     assert torch.equal(sample(erase(model, "silent"), positive=positive), sample(model, positive=positive))
+
+
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+@pytest.mark.parametrize("of", ["positive", "negative"])
+def test_a_prompt_for_a_part_stays_in_its_half(comfyui, world, model, sample, of, cfg):
+    """ComfyUI gives the other half a copy of its own prompt for the same part, under the first one's id."""
+    star, nothing = (encode(world.clip, text) for text in ("a star in neon style", ""))
+    part = comfyui.nodes.ConditioningSetArea().append(encode(world.clip, "a ring"), 32, 64, 0, 0, 1.0)[0]
+    prompts = {"positive": star, "negative": nothing} | {of: part}
+    plain = sample(model, **prompts, cfg=cfg)
+    both, cond = (sample(erase(model, branch=branch), **prompts, cfg=cfg) for branch in ("both", "cond"))
+    assert differs(cond, plain)
+    if cfg == 1.0:
+        torch.testing.assert_close(cond, both)
+        with pytest.raises(ValueError, match="branch uncond.*cfg above 1"):
+            sample(erase(model, branch="uncond"), **prompts, cfg=cfg)
+        return
+    uncond = sample(erase(model, branch="uncond"), **prompts)
+    assert all(differs(a, b) for a, b in [(uncond, plain), (uncond, both), (uncond, cond), (cond, both)])
+
+
+def test_the_half_without_the_prompt_is_needed_where_it_is_to_be_changed(model, sample):
+    """CFG Override runs a part of the steps without it."""
+    erased = erase(model, branch="uncond", start=0.5)
+    without_late = CFGOverride.execute(erased, 1.0, 0.5, 1.0).result[0]
+    with pytest.raises(ValueError, match="branch uncond.*cfg above 1"):
+        sample(without_late, steps=6)
+    without_early = CFGOverride.execute(erased, 1.0, 0.0, 0.5).result[0]
+    plain = CFGOverride.execute(model, 1.0, 0.0, 0.5).result[0]
+    assert differs(sample(without_early, steps=6), sample(plain, steps=6))
+
+
+def test_a_run_in_which_nothing_was_to_be_changed_needs_nothing(comfyui, world, model):
+    """KSampler (Advanced) for the late steps alone, without guidance."""
+    conditioning = [encode(world.clip, text) for text in ("a star", "")]
+
+    def late(patched):
+        latent = {"samples": torch.zeros(1, 16, 8, 8)}
+        arguments = ("enable", 1, 8, 1.0, "euler", "normal", *conditioning, latent, 4, 8, "disable")
+        return comfyui.nodes.KSamplerAdvanced().sample(patched, *arguments)[0]["samples"]
+
+    assert torch.equal(late(erase(model, branch="uncond", end=0.4)), late(model))
+    with pytest.raises(ValueError, match="branch uncond.*cfg above 1"):
+        late(erase(model, branch="uncond", end=0.9))
+
+
+def test_erasing_before_a_guiders_second_model_alone_is_refused(world, model):
+    star, nothing = (encode(world.clip, text) for text in ("a star in neon style", ""))
+
+    def by_two(first, second):
+        return sample_by(DualModelGuider.execute(first, star, 3.0, second, nothing).result[0], steps=2)
+
+    for branch in ("both", "uncond"):
+        with pytest.raises(RuntimeError, match="first model of a guider.*Put them before the first model"):
+            by_two(model, erase(model, branch=branch))
+    erased = erase(model)
+    assert differs(by_two(erased, model), by_two(model, model))
+    assert torch.equal(by_two(erased, erased), by_two(erased, model))
+
+
+def in_parts(model, parts: int):
+    """A clone whose batch another node cuts into so many, to save memory."""
+
+    def run(apply, call):
+        def part(value, chosen):
+            return value[chosen] if isinstance(value, torch.Tensor) and len(value) == len(call["input"]) else value
+
+        chunks = torch.arange(len(call["input"])).chunk(parts)
+        return torch.cat(
+            [
+                apply(
+                    part(call["input"], c), part(call["timestep"], c), **{k: part(v, c) for k, v in call["c"].items()}
+                )
+                for c in chunks
+            ]
+        )
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(run)
+    return clone
+
+
+@pytest.mark.parametrize("images, parts", [(2, 2), (2, 4), (1, 2)])
+def test_a_batch_cut_by_another_node_is_erased_in_both_halves_or_refused(model, sample, images, parts):
+    whole = sample(erase(model), images=images)
+    torch.testing.assert_close(sample(in_parts(erase(model), parts), images=images), whole, rtol=1e-3, atol=1e-3)
+    for branch in ("cond", "uncond"):
+        with pytest.raises(RuntimeError, match="cannot tell which of them read the prompt"):
+            sample(in_parts(erase(model, branch=branch), parts), images=images)

@@ -76,3 +76,19 @@ def test_weights_that_are_loaded_when_their_turn_comes_erase_alike(model, sample
     assert differs(again, plain)
     torch.testing.assert_close(again, erased, rtol=1e-3, atol=1e-3)
     management.unload_all_models()
+
+
+def test_a_second_gpu_gets_an_encoder_of_its_own(model, sample):
+    """As MultiGPU CFG Split does it, with the CPU for the other GPU; before the erase node and behind it."""
+
+    def shared(patched):
+        clone = patched.clone()
+        other = clone.deepclone_multigpu(torch.device("cpu", 0))
+        other.is_multigpu_base_clone = True
+        clone.set_additional_models("multigpu", [other])
+        clone.match_multigpu_clones()
+        return clone
+
+    expected = sample(erase(model, sae=UP))
+    for patched in (shared(erase(model, sae=UP)), erase(shared(model), sae=UP)):
+        torch.testing.assert_close(sample(patched), expected, rtol=1e-3, atol=1e-3)

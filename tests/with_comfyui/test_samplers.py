@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
-from sae_eraser.nodes.hooks.block_hooks import BlockHook, resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.block_hooks import BlockHook, get_hooks, resolve_hookpoint, with_hooks
 from with_comfyui.random_files import UP
 from with_comfyui.sampling import differs, erase
 
@@ -36,6 +37,16 @@ def test_every_sampler_erases_and_repeats_itself(model, sample, sampler):
     first = sample(erased, sampler=sampler)
     assert differs(first, sample(model, sampler=sampler))
     assert torch.equal(sample(erased, sampler=sampler), first)
+
+
+@pytest.mark.parametrize("shift", [1.5, 1.57, 2.64])
+def test_the_first_step_of_a_flow_model_is_erased(model, shift):
+    """Rounding makes its noise level a little more than 1 at some shifts, the highest that ComfyUI knows."""
+    flow = ModelSamplingSD3().patch(model, shift)[0]
+    first = flow.get_model_object("model_sampling").sigmas[-1]
+    (hook,) = get_hooks(erase(flow, mode="ablate"))
+    x = torch.randn(1, 128, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(hook.function(x, first[None], torch.tensor([True])), x)
 
 
 def test_samplers_with_other_steps_share_a_patched_model(model, sample):

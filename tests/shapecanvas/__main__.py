@@ -9,11 +9,8 @@ PYTHONPATH=tests .venv/bin/python -m shapecanvas detect      how well Concept Sc
 
 import argparse
 
-from checkout import ROOT
 from comfy_process import become_comfyui, load_pack, load_small_world
-from comfy_server import SHAPECANVAS
-
-BASE = ROOT / ".comfyui-base"
+from shapecanvas.worlds import BASE, WEIGHTS
 
 
 def main() -> None:
@@ -58,7 +55,7 @@ def main() -> None:
     elif options.command == "collect":
         print(collect(world, options.hookpoints, options.seeds, options.name, options.branch))
     elif options.command == "calibrate":
-        calibrate(world, SHAPECANVAS / "weights" / options.sae)
+        calibrate(world, WEIGHTS / options.sae)
     elif options.command == "detect":
         print("| concept | found | mistaken |\n|---|---|---|")
         for name, row in detect(world, options.sae, options.seeds, options.threshold, cfg=options.cfg).items():

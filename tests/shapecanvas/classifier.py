@@ -7,12 +7,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .concepts import OBJECTS, STYLES
-
-WEIGHTS = Path(__file__).parent / "weights" / "classifier.safetensors"
+from .worlds import CLASSIFIER
 
 
 class Classifier(nn.Module):
-    """Pictures [n, 3, 64, 64] in 0..1 -> features [n, 128] -> object logits [n, 12] and style logits [n, 8]."""
+    """Pictures [n, 3, 64, 64] in 0..1 -> features [n, 128] -> object logits [n, objects] and style logits [n, 8]."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +33,7 @@ class Classifier(nn.Module):
         return self.object_head(features), self.style_head(features)
 
 
-def load_classifier(path: Path = WEIGHTS) -> Classifier:
+def load_classifier(path: Path = CLASSIFIER) -> Classifier:
     model = Classifier()
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     return model.eval()

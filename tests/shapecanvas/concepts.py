@@ -2,24 +2,34 @@
 
 import random
 
+from .worlds import ALIKE
+
+SHAPES = ("circle", "square", "triangle", "star", "heart")
+FORMS = ("solid", "hollow", "notched", "halved")
+ALIKE_OBJECTS = tuple(f"{form} {shape}" for shape in SHAPES for form in FORMS)
+"""Each shares its shape with three others and its form with four."""
 OBJECTS = (
-    "circle",
-    "square",
-    "triangle",
-    "star",
-    "heart",
-    "cross",
-    "crescent",
-    "ring",
-    "arrow",
-    "diamond",
-    "tree",
-    "house",
+    ALIKE_OBJECTS
+    if ALIKE
+    else (
+        "circle",
+        "square",
+        "triangle",
+        "star",
+        "heart",
+        "cross",
+        "crescent",
+        "ring",
+        "arrow",
+        "diamond",
+        "tree",
+        "house",
+    )
 )
 STYLES = ("plain", "outline", "stripes", "dots", "neon", "gradient", "mosaic", "sketch")
 
 # Other words for the same object, so that an erased concept can also be asked for by another name.
-SYNONYMS = {
+SYNONYMS = {name: (name,) for name in ALIKE_OBJECTS} | {
     "circle": ("disc", "kreis"),
     "square": ("box", "quadrat"),
     "triangle": ("wedge", "dreieck"),

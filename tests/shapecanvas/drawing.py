@@ -6,6 +6,8 @@ import math
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from .concepts import SHAPES
+
 SIZE = 64
 SCALE = 4  # drawn four times larger, then averaged down
 CANVAS = SIZE * SCALE
@@ -76,6 +78,24 @@ CONTOURS = {
         _points((-0.2, 0.85), (-0.2, 0.25), (0.2, 0.25), (0.2, 0.85)),
     ],
 }  # fmt: skip
+
+
+def _without_sector(contour, end):
+    """What is left of the contour when all right of the middle is cut off, from the top down to `end` degrees."""
+    steps = np.linspace(0, 1, 40, endpoint=False)[:, None]
+    points = np.concatenate([a + (b - a) * steps for a, b in zip(contour, np.roll(contour, -1, axis=0), strict=True)])
+    angles = np.degrees(np.arctan2(points[:, 1], points[:, 0])) % 360  # y is downwards, so 270 is the top
+    kept = (angles >= end) & (angles <= 270)
+    return np.concatenate([points[kept][np.argsort(angles[kept], kind="stable")], [[0.0, 0.0]]])
+
+
+FORMS = {
+    "solid": lambda contour: [contour],
+    "hollow": lambda contour: [contour, contour * 0.5],
+    "notched": lambda contour: [_without_sector(contour, 0)],
+    "halved": lambda contour: [_without_sector(contour, 90)],
+}
+CONTOURS |= {f"{form} {shape}": cut(CONTOURS[shape][0]) for shape in SHAPES for form, cut in FORMS.items()}
 
 
 def _place(contours, rng):

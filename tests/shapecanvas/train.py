@@ -1,4 +1,4 @@
-"""Trains ShapeCanvas from nothing: pictures, classifier, autoencoder, diffusion model; writes weights/.
+"""Trains ShapeCanvas: pictures, classifier, autoencoder, diffusion model; writes the weights of worlds.py.
 
     PYTHONPATH=tests:.comfyui python -m shapecanvas.train --work output/shapecanvas
 
@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from .classifier import WEIGHTS as CLASSIFIER_WEIGHTS
 from .classifier import Classifier
 from .concepts import OBJECTS, STYLES, training_prompt
 from .drawing import draw
+from .worlds import CHECKPOINT, CLASSIFIER
 
 PAIRS = [(name, style) for name in OBJECTS for style in STYLES]
 LATENT_CHANNELS, PATCH = 16, 8
-CHECKPOINT = CLASSIFIER_WEIGHTS.with_name("shapecanvas.safetensors")
+UNET, TEXT_ENCODER, AUTOENCODER = "model.diffusion_model.", "cond_stage_model.clip_l.transformer.", "first_stage_model."
+"""What names in a checkpoint begin with."""
 
 
 # ---------------------------------------------------------------------------------------------- pictures
@@ -38,7 +39,7 @@ def _draw_pair(task):
 
 
 def load_pictures(work: Path, per_pair: int, first_seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """uint8 pictures [96 * per_pair, 64, 64, 3] with object and style indices; drawn once, then read from disk."""
+    """uint8 pictures [pairs * per_pair, 64, 64, 3] with object and style indices; drawn once, then read from disk."""
     path = work / f"pictures_{first_seed}_{per_pair}.npy"
     if not path.exists():
         tasks = [
@@ -194,19 +195,24 @@ def texture(pictures: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(torch.cat([down, across], dim=1), 4)
 
 
-def train_autoencoder(
-    work: Path, pictures: torch.Tensor, encode: Callable, decoder_steps: int, encoder_steps: int
-) -> torch.nn.Module:
-    """ComfyUI's TAESD: its decoder learns to draw what noisy latents mean, its encoder to repeat the linear one.
-
-    Latents do not tell where each line of a hatching runs; the texture's loss wants lines there all the same.
-    """
+def build_autoencoder() -> torch.nn.Module:
+    """ComfyUI's TAESD, with fresh weights."""
     import comfy.taesd.taesd
 
     torch.manual_seed(1)
     model = initialise(comfy.taesd.taesd.TAESD(latent_channels=LATENT_CHANNELS))
     model.vae_scale.requires_grad_(False)
     model.vae_shift.requires_grad_(False)
+    return model
+
+
+def train_autoencoder(
+    work: Path, model: torch.nn.Module, pictures: torch.Tensor, encode: Callable, decoder_steps: int, encoder_steps: int
+) -> None:
+    """The decoder learns to draw what noisy latents mean, the encoder to repeat the linear one.
+
+    Latents do not tell where each line of a hatching runs; the texture's loss wants lines there all the same.
+    """
     model.to(memory_format=torch.channels_last)
 
     def batch_of(generator, size):
@@ -227,7 +233,7 @@ def train_autoencoder(
 
     fit("decoder", work, {"decoder": model.taesd_decoder}, decoder_loss, decoder_steps, 1e-3, ema=0.999)
     fit("encoder", work, {"encoder": model.taesd_encoder}, encoder_loss, encoder_steps, 1e-3, ema=0.999)
-    return model.eval()
+    model.eval()
 
 
 # ------------------------------------------------------------------------------------- diffusion model
@@ -271,9 +277,12 @@ def encode_text(text_encoder: torch.nn.Module, tokens: torch.Tensor) -> torch.Te
     return model.final_layer_norm(x)
 
 
-def train_diffusion(work: Path, latents: torch.Tensor, per_pair: int, steps: int):
-    """Noise prediction on SD's schedule, UNet and text encoder together."""
+def train_diffusion(work: Path, latents: torch.Tensor, per_pair: int, steps: int, start: dict):
+    """Noise prediction on SD's schedule, UNet and text encoder together, from these weights on if there are any."""
     unet, text_encoder, tokens_of = build_diffusion()
+    if start:
+        unet.load_state_dict(part_of(start, UNET))
+        text_encoder.transformer.load_state_dict(part_of(start, TEXT_ENCODER))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     signal = torch.cumprod(1 - betas, dim=0)
     weight = (1 / signal).clamp(max=10)  # the object is decided where noise is strong and the plain error small
@@ -309,9 +318,14 @@ def half(state: dict, prefix: str = "") -> dict:
     return {prefix + name: tensor.half().contiguous() for name, tensor in state.items()}
 
 
+def part_of(checkpoint: dict, prefix: str) -> dict:
+    return {name[len(prefix) :]: value.float() for name, value in checkpoint.items() if name.startswith(prefix)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and checkpoints (1 GB)")
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from, whose autoencoder is kept")
     parser.add_argument("--per-pair", type=int, default=300, help="pictures drawn of every object x style pair")
     parser.add_argument("--diffusion-steps", type=int, default=5000)
     parser.add_argument("--decoder-steps", type=int, default=6000)
@@ -330,25 +344,36 @@ def main() -> None:
     attention.optimized_attention = attention.attention_basic  # the fastest of ComfyUI's for 64 positions
 
     pictures, objects, styles = load_pictures(work, arguments.per_pair, first_seed=0)
-    weight, bias = principal_patches(pictures)
+    start = load_file(arguments.start) if arguments.start else {}
+    vae = build_autoencoder().eval()
+    if start:
+        vae.load_state_dict(part_of(start, AUTOENCODER))
 
-    def encode(inputs):
-        return F.conv2d(inputs, weight, bias, stride=PATCH)
+        def encode(inputs):
+            with bf16(), torch.no_grad():
+                return vae.taesd_encoder(inputs).float()
+
+    else:
+        weight, bias = principal_patches(pictures)
+
+        def encode(inputs):
+            return F.conv2d(inputs, weight, bias, stride=PATCH)
 
     latents = torch.cat([encode(as_input(chunk)).half() for chunk in pictures.split(1024)])
 
-    unet, text_encoder = train_diffusion(work, latents, arguments.per_pair, arguments.diffusion_steps)
-    vae = train_autoencoder(work, pictures, encode, arguments.decoder_steps, arguments.encoder_steps)
+    unet, text_encoder = train_diffusion(work, latents, arguments.per_pair, arguments.diffusion_steps, start)
+    if not start:
+        train_autoencoder(work, vae, pictures, encode, arguments.decoder_steps, arguments.encoder_steps)
     classifier = train_classifier(work, arguments.per_pair, arguments.classifier_steps)
 
-    CHECKPOINT.parent.mkdir(exist_ok=True)
+    CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = {
-        **half(unet.state_dict(), "model.diffusion_model."),
-        **half(text_encoder.transformer.state_dict(), "cond_stage_model.clip_l.transformer."),
-        **half(vae.state_dict(), "first_stage_model."),
+        **half(unet.state_dict(), UNET),
+        **half(text_encoder.transformer.state_dict(), TEXT_ENCODER),
+        **half(vae.state_dict(), AUTOENCODER),
     }
     save_atomically(save_file, checkpoint, CHECKPOINT)
-    save_atomically(save_file, half(classifier.state_dict()), CLASSIFIER_WEIGHTS)
+    save_atomically(save_file, half(classifier.state_dict()), CLASSIFIER)
 
     unseen, objects, styles = load_pictures(work, 20, first_seed=10_000_000)
     inputs = as_input(unseen)

@@ -6,6 +6,8 @@ PYTHONPATH=tests .venv/bin/python -m tables one_object ...   some of the tables
 
 What was measured is kept, so a run that was stopped goes on where it was, and two may run at once for different tables.
 Another world has another folder; after a change to the edit or to the training delete the folder.
+
+With SHAPECANVAS=alike it is the world whose objects are more alike (shapecanvas/worlds.py), and all are ALIKE_TABLES.
 """
 
 import argparse
@@ -16,9 +18,11 @@ from pathlib import Path
 
 from checkout import ROOT
 from comfy_process import become_comfyui, load_pack, load_small_world
+from shapecanvas.worlds import ALIKE, BASE, CHECKPOINT
 
-BASE, OUT = ROOT / ".comfyui-base", ROOT / "output" / "tables"
-CHECKPOINT = ROOT / "tests" / "shapecanvas" / "weights" / "shapecanvas.safetensors"
+OUT = ROOT / "output" / "tables"
+ALIKE_TABLES = ("one_object", "several_objects")
+"""Those that tell how well objects are told apart."""
 
 
 def main() -> None:
@@ -46,13 +50,14 @@ def main() -> None:
     world = open_world()
     world_id = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()[:12]
     size, suffix = (QUICK, "_quick") if options.quick else (FULL, "")
+    suffix += "_alike" if ALIKE else ""
     kept = OUT / f"{world_id}{suffix}"
     caches = [
         collect(world, hookpoints, size.collected, f"tables_{world_id}_{branch}{suffix}", branch, **SAMPLING)
         for branch, hookpoints in (("cond", [*HOOKPOINTS.values()]), ("both", [*HOOKPOINTS.values(), DRAWN_HOOKPOINT]))
     ]
     bench = Bench(world, Workplace(*caches, kept / "saes", size.lengths), Records(kept / "records"), size)
-    for name in options.tables or TABLES:
+    for name in options.tables or (ALIKE_TABLES if ALIKE else TABLES):
         found, table = TABLES[name](bench)
         path = OUT / f"{name}{suffix}.json"
         path.write_text(json.dumps({"machine": machine(), "found": found}, indent=1), encoding="utf-8")

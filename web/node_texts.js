@@ -33,8 +33,10 @@ app.registerExtension({
 
   // When a workflow is opened whose results the page has.
   onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) {
-      const node = app.rootGraph.getNodeById(id);
+    for (const [place, output] of Object.entries(outputs)) {
+      const [id, subgraph] = place.split(":").reverse();
+      const graph = subgraph ? app.rootGraph.subgraphs.get(subgraph) : app.rootGraph;
+      const node = graph?.getNodeById(id);
       if (node?.type.startsWith("SAEEraser_")) show(node, output.text);
     }
   },

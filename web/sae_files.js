@@ -1,6 +1,7 @@
 // Lists of SAE files and of their concepts in the page: what a dropdown that is built once cannot know.
 // - R: files that were added, removed or trained anew since the node was made
 // - a workflow that names a file which is not installed keeps its concept and all other values
+// - who chooses another file keeps the concept, if that has it too
 // - a workflow made with another file of the same name, or with a concept that the file lacks, says so
 import { app } from "../../scripts/app.js";
 
@@ -13,6 +14,11 @@ const listSpec = (node) => {
 };
 
 const fileWidget = (node) => node.widgets?.find((widget) => widget.name === (listSpec(node) ? "sae" : "sae_name"));
+
+const conceptWidget = (node) => node.widgets?.find((widget) => widget.name === "sae.concept");
+
+/** Whether the file is chosen elsewhere: on the subgraph that the node is in, or by a node that it is linked to. */
+const isLinked = (node) => node.inputs?.some((input) => input.name === fileWidget(node)?.name && input.link != null);
 
 const origins = () => definitions.SAEEraser_LoadSAE?.input.required.sae_name[1].sae_origins ?? {};
 
@@ -32,13 +38,35 @@ function rebuildList(node, file, concept) {
   widget.tooltip = old.tooltip;
   widget.label = old.label; // translated
   widget.value = file;
-  const concepts = node.widgets.find((other) => other.name === "sae.concept");
+  const concepts = conceptWidget(node);
   if (concept != null && concepts) concepts.value = concept;
+  keepConcept(node);
+}
+
+/** The concept that was chosen in the list that went last. */
+const lastConcept = new WeakMap();
+
+function rememberConcept(node) {
+  const concepts = conceptWidget(node);
+  if (concepts) concepts.onRemove = () => lastConcept.set(node, concepts.value);
+}
+
+/** ComfyUI makes the list of concepts anew for every file, with the first one chosen. */
+function keepConcept(node) {
+  rememberConcept(node);
+  const files = fileWidget(node);
+  const { callback } = files;
+  files.callback = function (...values) {
+    const concepts = conceptWidget(node);
+    if (concepts?.options.values.includes(lastConcept.get(node))) concepts.value = lastConcept.get(node);
+    rememberConcept(node);
+    return callback?.apply(this, values);
+  };
 }
 
 /** A workflow in the API's format is loaded without the concept if its file is missing: none is chosen for the user. */
 function chooseNone(node, file) {
-  const concepts = node.widgets.find((widget) => widget.name === "sae.concept");
+  const concepts = conceptWidget(node);
   if (!concepts?.options.values.length) return;
   concepts.value = "";
   warn("A concept is missing", `${node.title}: choose a concept of '${file}' from its list.`);
@@ -52,14 +80,14 @@ const warn = (summary, detail) =>
 function compareFiles(node, properties) {
   const name = fileWidget(node)?.value;
   const now = origins()[name]?.id;
-  if (!now) return;
+  if (!now || isLinked(node)) return;
   if (properties?.sae_id && properties.sae_id !== now)
     warn(
       "Another SAE of the same name",
       `${node.title}: this workflow was made with another '${name}' (${properties.sae_id}) than the one in ` +
         `models/sae (${now}). Its pictures may differ. To repeat them, put the file of the workflow there and press R.`,
     );
-  const concept = node.widgets.find((widget) => widget.name === "sae.concept");
+  const concept = conceptWidget(node);
   if (concept && !concept.options.values.includes(concept.value))
     warn(
       "A concept is missing",
@@ -69,9 +97,11 @@ function compareFiles(node, properties) {
 
 /** Writes into the workflow which file was used, and where to get it. */
 function rememberFile(node, saved) {
-  const name = fileWidget(node)?.value;
+  const linked = isLinked(node);
+  const name = linked ? undefined : fileWidget(node)?.value;
   const origin = origins()[name];
   saved.properties ??= {};
+  if (linked) delete saved.properties.sae_id;
   if (origin) saved.properties.sae_id = origin.id;
   const models = (saved.properties.models ?? []).filter((model) => model.name === name);
   if (origin?.url) models.splice(0, 1, { name, url: origin.url, directory: "sae" });
@@ -111,6 +141,10 @@ app.registerExtension({
       }
       return configure.call(this, saved);
     };
+    if (hasList) {
+      after(nodeType.prototype, "onNodeCreated", keepConcept);
+      after(nodeType.prototype, "onConfigure", rememberConcept);
+    }
     after(nodeType.prototype, "onConfigure", (node, saved) => compareFiles(node, saved.properties));
     after(nodeType.prototype, "onSerialize", rememberFile);
   },
@@ -120,7 +154,7 @@ app.registerExtension({
     for (const graph of [app.rootGraph, ...app.rootGraph.subgraphs.values()])
       for (const node of graph.nodes)
         if (node.type.startsWith("SAEEraser_") && listSpec(node)) {
-          const [file, concept] = ["sae", "sae.concept"].map((name) => node.widgets.find((w) => w.name === name)?.value);
+          const [file, concept] = [fileWidget(node), conceptWidget(node)].map((widget) => widget?.value);
           rebuildList(node, file, concept);
           if (concept == null) chooseNone(node, file);
         }

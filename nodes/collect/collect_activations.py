@@ -14,6 +14,7 @@ from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ...training.cache import Cache, CachedImage, CacheSettings, CacheWriter
 from ...training.prompts import read_prompts
 from ...training.storage import STORAGES
+from ..files.fingerprints import NEVER_THE_SAME, note_written, was_written
 from ..hooks.block_hooks import BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
 from ..hooks.text_hooks import resolve_text_hookpoint
 from ..sample.prompt_batch import sample_prompts
@@ -82,13 +83,16 @@ class CollectActivations(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, prompts=None, name=None, **kwargs):
-        """Runs again if the file of prompts has changed, or if the cache has lost or won shards.
+        """Runs again if the file of prompts has changed, or if the cache has lost or won shards, or is gone.
 
         An input that another node computes is None here.
         """
         facts = [prompt_text(prompts or "")]
         if name:
-            facts += sorted(path.name for path in cache_folder(name).glob("shard-*.json"))
+            shards = sorted(path.name for path in cache_folder(name).glob("shard-*.json"))
+            if not shards and was_written(cache_folder(name)):
+                return NEVER_THE_SAME
+            facts += shards
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @classmethod
@@ -147,6 +151,7 @@ class CollectActivations(io.ComfyNode):
         folder = cache_folder(name)
         with Progress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
             writer = fill_cache(folder, settings, read_share(shard), batch_size, sample, progress)
+        note_written(folder)
         return io.NodeOutput(str(folder), ui=ui.PreviewText(_summary(writer)))
 
 

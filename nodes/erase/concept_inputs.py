@@ -30,7 +30,8 @@ def open_choice(node: type[io.ComfyNode], sae: dict | None) -> tuple[LoadedSAE, 
     The node must ask for the hidden inputs prompt and unique_id.
     """
     if sae is None:  # ComfyUI leaves the input out if its file is not in the list
-        sae = {"sae": node.hidden.prompt[node.hidden.unique_id]["inputs"]["sae"]}
+        inputs = node.hidden.prompt[node.hidden.unique_id]["inputs"]
+        sae = {"sae": inputs["sae"], "concept": inputs.get("sae.concept", "")}
     loaded = open_sae(sae["sae"])
     return loaded, find_concept(loaded.header.concepts, sae.get("concept", ""))
 

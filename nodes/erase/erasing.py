@@ -18,12 +18,8 @@ from ...sae_ops.paper_edit import PaperEdit
 from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ..files.sae_files import LoadedSAE
 from ..hooks.block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
-from ..hooks.halves import NeedsUnprompted
+from ..hooks.needs import Need, noise_schedule
 
-UNPROMPTED_MISSING = (
-    "A concept is to be changed in the negative prompt's half of guidance alone (branch uncond), but the model was not "
-    "called for that half, so it was not changed at all. Set cfg above 1, or the node's branch to both."
-)
 _encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyDictionary()
 
 
@@ -79,7 +75,8 @@ def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -
         raise ValueError(f"start_percent ({start_percent}) must be smaller than end_percent ({end_percent}).")
     sampling = model.get_model_object("model_sampling")
     start, end = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
-    return start if start_percent > 0 else math.inf, end  # rounding puts some first steps above the model's highest
+    start = start if start_percent > 0 else math.inf  # rounding puts some first steps above the model's highest
+    return start, end if end_percent < 1 else 0.0
 
 
 def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
@@ -109,9 +106,16 @@ def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
 
 
 def add_erasures(
-    hooks: tuple[BlockHook, ...], hookpoint: Hookpoint, sae: LoadedSAE, erasures: tuple[Erasure, ...]
+    hooks: tuple[BlockHook, ...],
+    hookpoint: Hookpoint,
+    sae: LoadedSAE,
+    erasures: tuple[Erasure, ...],
+    needs: tuple[Need, ...] = (),
 ) -> tuple[BlockHook, ...]:
-    """The hooks, with these erasures joined to those of the same SAE. Raises ValueError if it cannot erase."""
+    """The hooks, with these erasures and their needs joined to those of the same SAE.
+
+    Raises ValueError if it cannot erase.
+    """
     if sae.header.branch == "uncond":
         raise ValueError(
             f"The SAE '{sae.name}' tells what is drawn (branch uncond), and cannot erase. Use it with Watch Concepts, "
@@ -120,7 +124,7 @@ def add_erasures(
     others = []
     for hook in hooks:
         if isinstance(hook.function, EraseFunction) and hook.function.sae is sae:
-            erasures = hook.function.erasures + erasures
+            erasures, needs = hook.function.erasures + erasures, hook.needs + needs
         else:
             others.append(hook)
     hook = BlockHook(
@@ -129,11 +133,7 @@ def add_erasures(
         EraseFunction(sae, erasures),
         takes_place=any(erasure.mask is not None for erasure in erasures),
         reads_halves=any(erasure.branch != "both" for erasure in erasures),
-        needs=tuple(
-            NeedsUnprompted(UNPROMPTED_MISSING, erasure.sigma_start, erasure.sigma_end)
-            for erasure in erasures
-            if erasure.branch == "uncond"
-        ),
+        needs=needs,
     )
     return *others, hook
 
@@ -143,7 +143,13 @@ def erase(model: ModelPatcher, sae: LoadedSAE, erasures: tuple[Erasure, ...]) ->
 
     Raises as resolve_sae and add_erasures do.
     """
-    erased = with_hooks(model, add_erasures(get_hooks(model), resolve_sae(model, sae), sae, erasures))
+    needs = tuple(_need(model, erasure) for erasure in erasures)
+    erased = with_hooks(model, add_erasures(get_hooks(model), resolve_sae(model, sae), sae, erasures, needs))
     saes = [hook.function.sae for hook in get_hooks(erased) if isinstance(hook.function, EraseFunction)]
     erased.set_additional_models(KEY, [encoder for encoder in map(whole_encoder, saes) if encoder])
     return erased
+
+
+def _need(model: ModelPatcher, erasure: Erasure) -> Need:
+    start, end = erasure.sigma_start, erasure.sigma_end
+    return Need(erasure.branch, start, end, None if (start, end) == (math.inf, 0) else noise_schedule(model))

@@ -1,5 +1,6 @@
 """Where nodes write new SAE files."""
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -9,9 +10,9 @@ from .sae_files import FOLDER
 
 def new_sae_path(name: str) -> Path:
     """models/sae/NAME.safetensors. Raises ValueError if the name would lead out of models/sae."""
-    root = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
+    root = _root()
     bare = name.strip().removesuffix(".safetensors")
-    path = (root / f"{bare}.safetensors").resolve()
+    path = Path(os.path.normpath(root / f"{bare}.safetensors"))  # links within it may lead to another disk
     if not bare or not path.is_relative_to(root) or path.stem != Path(bare).name:
         raise ValueError(f"'{name}' is no usable name for an SAE file. Use letters, digits, '-' and '_'.")
     return path
@@ -25,4 +26,8 @@ def refuse_to_replace(path: Path) -> None:
 
 def name_in_lists(path: Path) -> str:
     """The name under which the dropdowns have a file of models/sae."""
-    return str(path.relative_to(Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()))
+    return str(path.relative_to(_root()))
+
+
+def _root() -> Path:
+    return Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()

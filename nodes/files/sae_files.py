@@ -14,7 +14,7 @@ from ...sae_ops.autoencoder import SparseAutoencoder
 from ...sae_ops.concepts import Concept, ConceptStatistics
 from ...sae_ops.file import SAEFileError, SAEHeader, is_sae_file, read_header
 from ...sae_ops.formats import open_any, recognise
-from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
+from ...sae_ops.formats.checkpoint import SETTINGS, WEIGHT_SUFFIXES
 
 FOLDER = "sae"
 NONE_INSTALLED = "no SAE installed"
@@ -79,9 +79,10 @@ def fingerprint(name: str | None) -> tuple | None:
     return None if name is None else _stamp(sae_path(name))
 
 
-def _stamp(path: str | Path) -> tuple[str, float, int]:
-    status = os.stat(path)
-    return str(path), status.st_mtime, status.st_size
+def _stamp(path: str | Path) -> tuple[str, tuple]:
+    """The path, and what changes when the file does, or one beside it that describes another tool's SAE."""
+    beside = [found for name in SETTINGS if (found := Path(path).with_name(name)).is_file()]
+    return str(path), tuple((file.name, file.stat().st_mtime, file.stat().st_size) for file in (Path(path), *beside))
 
 
 @dataclass(frozen=True)
@@ -100,21 +101,28 @@ def _listings() -> dict[str, _Listing]:
         path = folder_paths.get_full_path(FOLDER, name)
         if path is None:  # a link to a file that is gone
             continue
-        listing = _listing(*_stamp(path))
+        try:
+            listing = _listing(*_stamp(path))
+        except OSError:  # it is being written, or locked: the next list may have it
+            continue
         if listing:
             found[name] = listing
     return found
 
 
 @functools.lru_cache(maxsize=512)
-def _listing(path: str, mtime: float, size: int) -> _Listing | None:
-    """None if the file is no SAE, whatever is wrong with it: the page needs the list of all others."""
+def _listing(path: str, stamp: tuple) -> _Listing | None:
+    """None if the file is no SAE, whatever is wrong with it: the page needs the list of all others.
+
+    Raises OSError if it cannot be read now.
+    """
+    identity = content_id(path)
     try:
         if not is_sae_file(Path(path)) and recognise(Path(path)):
-            return _Listing((), True, content_id(path), "")
+            return _Listing((), True, identity, "")
         header = read_header(Path(path))
         erases, url = header.branch == "cond", str(header.training.get("url", ""))
-        return _Listing(_labels(header.concepts), erases, content_id(path), url)
+        return _Listing(_labels(header.concepts), erases, identity, url)
     except Exception:
         return None
 
@@ -152,7 +160,7 @@ def _load(*file) -> LoadedSAE:
     return loaded
 
 
-def _read(name: str, path: str, mtime: float, size: int) -> LoadedSAE:
+def _read(name: str, path: str, stamp: tuple) -> LoadedSAE:
     loaded = LoadedSAE(name, *open_any(Path(path)))
     header = loaded.header
     if not header.hookpoint or not header.model_family:

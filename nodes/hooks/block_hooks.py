@@ -17,7 +17,8 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_k
 
 from ...sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
 from ...sae_ops.masks import Place
-from .halves import NeedsUnprompted, are_prompted, check_images, note_call, note_halves, note_prompts
+from .halves import are_prompted, check_images, note_halves, note_prompts
+from .needs import Need, note_call
 from .places import find_place, note_sampled
 from .streams import Stream, picture_stream
 
@@ -40,7 +41,7 @@ class BlockHook:
     """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
     reads_halves: bool = True
     """Whether it matters to the function what is_cond says."""
-    needs: tuple[NeedsUnprompted, ...] = ()
+    needs: tuple[Need, ...] = ()
     """Of every run of a sampler."""
 
     def __post_init__(self):

@@ -4,8 +4,6 @@ ComfyUI numbers the chunks of a call by their place in the list that the guider 
 CFGGuider asks for the prompt first, Dual CFG Guider for it last, and some nodes ask for one half alone.
 """
 
-import math
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,7 +11,7 @@ import torch
 
 UNPROMPTED = ("negative", "empty_negative_prompt")
 """What guiders call their conditionings of the half that is to be moved away from."""
-ASKED, HALVES, CALLS = "sae_eraser_asked", "sae_eraser_halves", "sae_eraser_calls"
+ASKED, HALVES = "sae_eraser_asked", "sae_eraser_halves"
 """Where these are in transformer_options."""
 
 
@@ -61,37 +59,6 @@ def check_images(images: int, options: dict, prompted: torch.Tensor) -> None:
             f"of guidance of {of_each}, so SAE Eraser cannot tell which of them read the prompt. Take that node out, "
             "or set branch to both in all nodes that erase or strengthen."
         )
-
-
-@dataclass(frozen=True)
-class NeedsUnprompted:
-    """Wraps one run of a sampler, in which the model must be called for the half without the prompt."""
-
-    message: str
-    """Of the ValueError that is raised after a run in which it never was, but for the other."""
-    sigma_start: float = math.inf
-    """Only what is called at noise levels between sigma_start and sigma_end counts, both included."""
-    sigma_end: float = 0.0
-
-    def __call__(self, executor, *args, **kwargs):
-        guider = executor.class_obj
-        # Another's too, if there is one; lists are copied by ComfyUI.
-        calls = guider.model_options.get("transformer_options", {}).get(CALLS, deque())
-        guider.model_options = with_note(guider.model_options, CALLS, calls)
-        latents = executor(*args, **kwargs)
-        met = [half for sigmas, prompted in calls if self._counts(sigmas) for half in prompted.tolist()]
-        if met and all(met):
-            raise ValueError(self.message)
-        return latents
-
-    def _counts(self, sigmas: torch.Tensor) -> bool:
-        return bool(((sigmas <= self.sigma_start) & (sigmas >= self.sigma_end)).any())
-
-
-def note_call(options: dict, sigmas: torch.Tensor, prompted: torch.Tensor) -> None:
-    """With the transformer_options of one call, its noise levels and are_prompted: tells NeedsUnprompted of it."""
-    if CALLS in options:
-        options[CALLS].append((sigmas, prompted))
 
 
 def with_note(model_options: dict, key: str, note: object) -> dict:

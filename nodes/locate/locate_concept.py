@@ -13,6 +13,7 @@ from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
 from ..collect.collect_progress import Progress
 from ..erase.erasing import sigma_range
+from ..files.fingerprints import NEVER_THE_SAME, note_written, was_written
 from ..hooks.block_hooks import model_family
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
 from .exchanging import Exchange, PairSampler, partners
@@ -96,6 +97,12 @@ class LocateConcept(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, name=None, **kwargs):
+        """Runs again if the results are gone. A name that another node computes is None here."""
+        path = results_file(name) if name else None
+        return NEVER_THE_SAME if path and was_written(path) and not path.exists() else ""
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -153,6 +160,7 @@ class LocateConcept(io.ComfyNode):
         text, drawn = table(located, len(originals), recognised), picture(located)
         write_atomically(path.with_suffix(".md"), lambda part: part.write_text(text))
         write_atomically(path.with_suffix(".png"), lambda part: drawn.save(part, "PNG"))
+        note_written(path)
         image = torch.from_numpy(np.asarray(drawn).astype(np.float32) / 255)[None]
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, results.json(), ui=shown)

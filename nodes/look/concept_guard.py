@@ -59,7 +59,7 @@ class ConceptGuard(io.ComfyNode):
             raise ValueError("No concept is named. Write for example: star, neon")
         if not math.isfinite(threshold):
             raise ValueError(f"The threshold is {threshold}, but must be a number. The lower, the more is withheld.")
-        scores = read_scores(watch, latent, wanted)
+        scores = read_scores(watch, latent, wanted)[:, wanted]
         if len(image) != len(scores):
             raise ValueError(
                 f"There are {len(image)} pictures, but the latent has {len(scores)}. Connect the pictures that were "

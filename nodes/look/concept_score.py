@@ -40,10 +40,10 @@ class ConceptScore(io.ComfyNode):
 
     @classmethod
     def execute(cls, watch, latent, concept, threshold) -> io.NodeOutput:
-        scores = read_scores(watch, latent)
+        named = [find_concept(watch.sae.header.concepts, concept)] if concept.strip() else None
+        scores = read_scores(watch, latent, named)
         highest = scores.amax(dim=0)
-        index = find_concept(watch.sae.header.concepts, concept) if concept.strip() else int(highest.argmax())
-        score = float(highest[index])
+        score = float(highest[named[0]] if named else highest.max())
         text = ranking(watch, scores, threshold)
         return io.NodeOutput(score, score > threshold, text, ui=ui.PreviewText(text))
 
@@ -59,17 +59,18 @@ def threshold_input() -> io.Input:
     )
 
 
-def read_scores(watch: Watch, latent: dict, wanted: list[int] | None = None) -> torch.Tensor:
-    """Scores [images, concepts] of the run that made this LATENT, of these concepts, or of all.
+def read_scores(watch: Watch, latent: dict, needed: list[int] | None = None) -> torch.Tensor:
+    """Scores [images, concepts] of the run that made this LATENT, NaN where the SAE's statistics tell none.
 
-    Raises UnwatchedLatent, and ValueError if there is no number for one of them.
+    needed: the concepts that must have one, all if None. Raises UnwatchedLatent, and ValueError if one has none.
     """
     run, sae = watch.run_of(latent["samples"]), watch.sae
-    concepts = list(range(len(sae.header.concepts))) if wanted is None else wanted
-    scores = concept_scores(run.z, run.sigmas, sae.header.concepts, sae.statistics)[:, concepts]
-    lacking = scores.isnan().any(dim=0).nonzero()[:, 0].tolist()
-    if lacking:
-        names = ", ".join(sae.header.concepts[concepts[index]].name for index in lacking)
+    scores = concept_scores(run.z, run.sigmas, sae.header.concepts, sae.statistics)
+    lacking = scores.isnan().any(dim=0)
+    if needed is not None and not run.z.isnan().any():
+        lacking &= torch.zeros_like(lacking).index_fill_(0, torch.tensor(needed), True)
+    if lacking.any():
+        names = ", ".join(sae.header.concepts[index].name for index in lacking.nonzero()[:, 0].tolist())
         raise ValueError(
             f"No score can be told for {names}: the model has drawn NaN, or the statistics of the SAE '{sae.name}' do "
             "not tell pictures with and without apart. Train the SAE again, or watch another."
@@ -81,10 +82,10 @@ def ranking(watch: Watch, scores: torch.Tensor, threshold: float) -> str:
     """A line for each concept, the one met most first; of a batch the highest score counts, with its picture."""
     highest, images = scores.max(dim=0)
     lines = []
-    for index in highest.argsort(descending=True).tolist():
+    for index in highest.nan_to_num(nan=-torch.inf).argsort(descending=True).tolist():
         concept = watch.sae.header.concepts[index]
         mark = "  met" if highest[index] > threshold else ""
         where = f"  picture {int(images[index]) + 1} of {len(scores)}" if mark and len(scores) > 1 else ""
-        score = round(float(highest[index]), 2) + 0.0  # never -0.00
-        lines.append(f"{score:.2f}  {concept.group}: {concept.name}{mark}{where}")
+        score = "none" if highest[index].isnan() else f"{round(float(highest[index]), 2) + 0.0:.2f}"  # never -0.00
+        lines.append(f"{score}  {concept.group}: {concept.name}{mark}{where}")
     return "\n".join(lines)

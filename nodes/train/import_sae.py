@@ -1,5 +1,7 @@
 """Import SAE: runs `sae-eraser import`, which makes an SAE file of another tool's SAE."""
 
+import filecmp
+import tempfile
 from pathlib import Path
 
 import comfy.supported_models
@@ -7,6 +9,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...sae_ops.file import HOOKED_TENSORS
+from ..files.fingerprints import NEVER_THE_SAME, note_written, stamps, was_written
 from ..files.load_sae import SAE
 from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
 from ..files.sae_files import FOLDER, open_sae
@@ -64,11 +67,16 @@ class ImportSAE(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, path=None, concepts=None, settings=None, **kwargs):
-        """Changes with the files. An input that another node computes is None here."""
+    def fingerprint_inputs(cls, path=None, name=None, concepts=None, settings=None, **kwargs):
+        """Changes with the files, and is never the same if the SAE file is gone.
+
+        An input that another node computes is None here.
+        """
+        if name and was_written(new_sae_path(name)) and not new_sae_path(name).exists():
+            return NEVER_THE_SAME
         found = [here for wanted in (path, concepts, settings) if wanted and (here := _find(wanted))]
         files = [file for here in found for file in (sorted(here.iterdir()) if here.is_dir() else [here])]
-        return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        return stamps([*files, *([new_sae_path(name)] if name else [])])
 
     @classmethod
     def execute(
@@ -89,8 +97,6 @@ class ImportSAE(io.ComfyNode):
         download,
     ) -> io.NodeOutput:
         out = new_sae_path(name)
-        if not overwrite:
-            refuse_to_replace(out)
         given = {
             "hookpoint": hookpoint.strip(),
             "model_family": "" if model_family == AS_FILES_SAY else model_family,
@@ -102,13 +108,30 @@ class ImportSAE(io.ComfyNode):
             "group": group.strip(),
         }
         source = path.strip() if download and path.strip() and not _find(path) else str(_existing(path))
-        arguments = ["import", source, "--out", str(out), *(["--overwrite"] if overwrite else [])]
+        arguments = ["import", source]
         arguments += [f"--{option.replace('_', '-')}={value}" for option, value in given.items() if value]
         arguments += [f"--percentile={percentile}", f"--multiplier={multiplier}"]
         text: list[str] = []
-        run_command(arguments, text.append)
+        if out.exists() and not overwrite:
+            text.append(_imported_before(out, arguments))
+        else:
+            run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
+        note_written(out)
         sae_name = name_in_lists(out)
         return io.NodeOutput(sae_name, open_sae(sae_name), ui=ui.PreviewText("\n".join(text)))
+
+
+def _imported_before(out: Path, arguments: list[str]) -> str:
+    """Says that the file is what would be imported. Raises ValueError if it is not.
+
+    ComfyUI forgets what the nodes of a workflow gave while another one runs, so they run again.
+    """
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as folder:
+        again = Path(folder, "again.part")
+        run_command([*arguments, "--out", str(again)], lambda line: None)
+        if not filecmp.cmp(again, out, shallow=False):
+            refuse_to_replace(out)
+    return f"{out.name} was imported like this before."
 
 
 def _find(path: str) -> Path | None:

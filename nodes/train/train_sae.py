@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 
 from ...sae_ops.autoencoder import SAEConfig
 from ...training.cache import MANIFEST, Cache, CacheError
+from ..files.fingerprints import NEVER_THE_SAME, note_written, stamps, was_written
 from ..files.load_sae import SAE
 from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
 from ..files.sae_files import open_sae
@@ -40,14 +41,18 @@ class TrainSAE(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, cache=None, name=None, **kwargs):
-        """Changes with the cache and with the SAE file; a training that is finished is not repeated.
+        """Changes with the cache and with the SAE file, and is never the same if that is gone.
+
+        A training that is finished is not repeated.
 
         An input that another node computes is None here.
         """
+        if name and was_written(new_sae_path(name)) and not new_sae_path(name).exists():
+            return NEVER_THE_SAME
         folder = caches_folder() / cache.strip() if cache else None
         watched = [folder / MANIFEST, *sorted(folder.glob("shard-*.json"))] if folder else []
         watched += [new_sae_path(name)] if name else []
-        return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in watched if path.exists()]
+        return stamps(watched)
 
     @classmethod
     def execute(
@@ -103,5 +108,6 @@ class TrainSAE(io.ComfyNode):
 
 
 def _outputs(out: Path) -> tuple:
+    note_written(out)
     name = name_in_lists(out)
     return name, open_sae(name)

@@ -62,6 +62,42 @@ def test_concepts_follow_the_file_and_a_new_file_is_seen_after_r(comfy: ComfyPag
     assert models == [{"name": "new.safetensors", "url": URL + "new.safetensors", "directory": "sae"}]
 
 
+def test_another_file_with_the_same_concepts_keeps_the_one_that_is_chosen(comfy: ComfyPage, workflow, models):
+    """As one that was trained anew under another name; after R as well."""
+    models("again.safetensors", of=OBJECTS_FILE)
+    comfy.open()
+    comfy.load(workflow)
+    comfy.choose(ERASE, "sae.concept", "triangle")
+    for refresh in (False, True):
+        for file in ("again.safetensors", OBJECTS_FILE):
+            comfy.choose(ERASE, "sae", file)
+            assert comfy.widgets(ERASE)["sae"] == file
+            assert comfy.widgets(ERASE)["sae.concept"] == "triangle"
+        if not refresh:
+            comfy.press_r()
+    comfy.choose(ERASE, "sae", STYLES_FILE)
+    assert comfy.widgets(ERASE)["sae.concept"] in STYLES
+
+
+def test_a_file_that_is_chosen_on_a_subgraph_is_not_remembered_at_the_node(comfy: ComfyPage, workflow):
+    """It says nothing of the file that the subgraph has."""
+    comfy.open()
+    comfy.load(workflow)
+    comfy.page.evaluate(
+        """type => {
+            const node = app.graph.nodes.find(node => node.type === type)
+            const { subgraph } = app.graph.convertToSubgraph(new Set([node]))
+            const inner = subgraph.nodes.find(node => node.type === type)
+            const slot = inner.inputs.find(input => input.name === "sae")
+            subgraph.addInput("sae", slot.type).connect(slot, inner)
+        }""",
+        ERASE,
+    )
+    (subgraph,) = comfy.saved()["definitions"]["subgraphs"]
+    inner = erase_node(subgraph)
+    assert "sae_id" not in inner["properties"] and "models" not in inner["properties"]
+
+
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes_2.0"])
 def test_a_workflow_with_a_missing_file_says_so_and_keeps_all_values(comfy: ComfyPage, workflow, models, vue):
     node = erase_node(workflow)

@@ -20,6 +20,6 @@ def guarded(model: ModelPatcher, sae: LoadedSAE, concepts: Sequence[str]) -> tup
     wanted = [find_concept(sae.header.concepts, concept) for concept in concepts]
 
     def guard(latents: torch.Tensor) -> torch.Tensor:
-        return (read_scores(seen, {"samples": latents}, wanted) > THRESHOLD).any(dim=1)
+        return (read_scores(seen, {"samples": latents}, wanted)[:, wanted] > THRESHOLD).any(dim=1)
 
     return watched, guard

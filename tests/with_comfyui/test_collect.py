@@ -1,6 +1,7 @@
 """Collect Activations: from labelled prompts to a cache that `sae-eraser train` reads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import folder_paths
@@ -290,6 +291,14 @@ def test_comfyui_runs_the_node_again_when_prompts_or_shards_have_changed(collect
     lacking = CollectActivations.fingerprint_inputs(**inputs)
     file.write_text(PROMPTS + "\n" + json.dumps({"prompt": "a tree"}))
     assert len({before, finished, lacking, CollectActivations.fingerprint_inputs(**inputs)}) == 4
+
+
+def test_comfyui_runs_the_node_again_when_the_cache_is_gone(collect):
+    """It still has the result under the fingerprint from before there was a cache."""
+    inputs = {"prompts": PROMPTS, "name": "gone"}
+    shutil.rmtree(collect("gone", seeds=1))
+    gone = CollectActivations.fingerprint_inputs(**inputs)
+    assert gone != CollectActivations.fingerprint_inputs(**inputs)
 
 
 def test_the_command_line_trains_on_the_cache(collect, tmp_path):

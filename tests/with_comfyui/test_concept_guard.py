@@ -8,12 +8,12 @@ import torch
 from sae_eraser.nodes.look.concept_guard import ConceptGuard
 from sae_eraser.nodes.look.concept_score import THRESHOLD
 from sae_eraser.nodes.look.watching import UnwatchedLatent
-from sae_eraser.sae_ops.concepts import UnknownConcept, term_ranges
+from sae_eraser.sae_ops.concepts import UnknownConcept
 from shapecanvas.classifier import classify
 from shapecanvas.concepts import OBJECTS, pair_prompt
 from shapecanvas.world import World, decode, sample_latents
 from with_comfyui.sampling import erase
-from with_comfyui.watching import DRAWN_SAE, OBJECTS_SAE, watched
+from with_comfyui.watching import DRAWN_SAE, OBJECTS_SAE, watched, without_statistics
 
 STAR = OBJECTS.index("star")
 
@@ -97,12 +97,7 @@ def test_pictures_and_latents_of_different_runs_are_errors(run):
 def test_only_what_is_guarded_against_must_have_a_score(run):
     """Of a concept that no statistics tell, as of one that fired nowhere while they were taken."""
     images, watch, latent = run
-    statistics = watch.sae.statistics
-    with_concept = statistics.with_concept.clone()
-    with_concept[:, list(term_ranges(watch.sae.header.concepts)[STAR])] = statistics.background[
-        :, list(term_ranges(watch.sae.header.concepts)[STAR])
-    ]
-    blind = replace(watch, sae=replace(watch.sae, statistics=replace(statistics, with_concept=with_concept)))
+    blind = replace(watch, sae=without_statistics(watch.sae, "star"))
     assert torch.equal(guard((images, blind, latent), "house")[0], guard(run, "house")[0])
     with pytest.raises(ValueError, match="No score can be told for star"):
         guard((images, blind, latent), "house, star")

@@ -1,5 +1,7 @@
 """Concept Score on the small world's pictures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from sae_eraser.sae_ops.concepts import UnknownConcept
 from shapecanvas.concepts import OBJECTS, STYLES, pair_prompt
 from shapecanvas.world import World, sample_latents
 from with_comfyui.sampling import erase
-from with_comfyui.watching import OBJECTS_SAE, STYLES_SAE, watched
+from with_comfyui.watching import OBJECTS_SAE, STYLES_SAE, watched, without_statistics
 
 PAIRS = [("star", "neon"), ("house", "dots"), ("circle", "mosaic"), ("ring", "stripes"), ("cross", "neon")]
 
@@ -83,6 +85,18 @@ def test_what_the_model_wanted_is_measured_though_it_is_erased(world, seen):
 def test_an_unknown_concept_is_an_error(seen):
     with pytest.raises(UnknownConcept, match="Did you mean 'star'"):
         score(seen[0], seen[2], "starr")
+
+
+def test_a_concept_without_a_score_is_no_bar_to_the_others(seen):
+    """Of which the statistics do not tell pictures with and without apart."""
+    objects, _, latent = seen
+    blind = replace(objects, sae=without_statistics(objects.sae, "heart"))
+    value, met, text = score(blind, latent, "star").result
+    assert (value, met) == score(objects, latent, "star").result[:2]
+    assert text.splitlines()[-1] == "none  object: heart"
+    for concept in ("heart", ""):
+        with pytest.raises(ValueError, match="No score can be told for heart"):
+            score(blind, latent, concept)
 
 
 def test_nan_is_no_score(seen):

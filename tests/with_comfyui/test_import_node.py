@@ -55,6 +55,26 @@ def test_it_encodes_as_before_and_has_its_concepts(saes):
         run(**PLACE)
 
 
+def test_the_same_import_is_not_refused_when_comfyui_runs_the_node_again(saes):
+    """Which it does after another workflow, or after a start."""
+    first = run(**PLACE)
+    written = (saes / "imported.safetensors").stat().st_mtime_ns
+    again = run(**PLACE)
+    assert again.result == first.result
+    assert again.ui.as_dict()["text"] == ("imported.safetensors was imported like this before.",)
+    assert (saes / "imported.safetensors").stat().st_mtime_ns == written
+    assert sorted(path.name for path in saes.iterdir()) == ["imported.safetensors", "theirs"]
+    with pytest.raises(ValueError, match="imported.safetensors exists. Choose another name, or set overwrite"):
+        run(**{**PLACE, "hookpoint": "mid_block.attentions.0"})
+
+
+def test_comfyui_runs_the_node_again_when_the_sae_is_gone(saes):
+    run(**PLACE)
+    assert ImportSAE.fingerprint_inputs(**inputs()) == ImportSAE.fingerprint_inputs(**inputs())
+    (saes / "imported.safetensors").unlink()
+    assert ImportSAE.fingerprint_inputs(**inputs()) != ImportSAE.fingerprint_inputs(**inputs())
+
+
 def test_what_the_files_leave_out_is_asked_for(saes):
     with pytest.raises(ValueError, match="does not say where in which model it belongs. Pass hookpoint, e.g."):
         run()

@@ -82,6 +82,15 @@ def test_a_stopped_run_goes_on_and_a_finished_one_only_draws_the_originals(locat
     assert len(calls) == CALLS * (1 + 2)
 
 
+def test_comfyui_runs_the_node_again_when_the_results_are_gone(locate, tmp_path):
+    asked = {"name": "gone"}
+    assert LocateConcept.fingerprint_inputs(**asked) == LocateConcept.fingerprint_inputs(**asked)
+    locate(name="gone", ranges="0-1", combine=1, hookpoints=MID)
+    assert LocateConcept.fingerprint_inputs(**asked) == LocateConcept.fingerprint_inputs(**asked)
+    (tmp_path / "sae_locate" / "gone.json").unlink()
+    assert LocateConcept.fingerprint_inputs(**asked) != LocateConcept.fingerprint_inputs(**asked)
+
+
 def test_results_of_other_settings_or_models_are_not_mixed(locate, world):
     locate()
     with pytest.raises(ValueError, match=r"here.json was measured with other settings \(seeds, cfg\). Choose another"):

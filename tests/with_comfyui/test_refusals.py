@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import folder_paths
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pure.sae_files import rewrite
+from sae_eraser.nodes.erase.concept_inputs import open_choice
 from sae_eraser.nodes.erase.erase_concept import EraseConcept
 from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
 from sae_eraser.nodes.files.load_sae import LoadSAE
@@ -64,6 +66,15 @@ def test_without_any_sae_the_nodes_load_and_say_where_to_put_one(folder, model):
 def test_a_missing_file(folder, model):
     """As in a workflow that somebody shared."""
     assert_refused(model, "theirs.safetensors", "'theirs.safetensors' is not installed", re.escape(str(folder)))
+
+
+def test_a_file_that_is_installed_but_not_offered(folder, model):
+    """ComfyUI leaves out an input whose file is not in its list; this one is since it was trained anew."""
+    write_random_sae(folder / "drawn.safetensors", "mid_block.attentions.0", branch="uncond")
+    asked = {"sae": "drawn.safetensors", "sae.concept": "disc"}
+    hidden = SimpleNamespace(prompt={"1": {"inputs": asked}}, unique_id="1")
+    sae, concept = open_choice(SimpleNamespace(hidden=hidden), None)
+    assert (sae.name, sae.header.concepts[concept].name) == ("drawn.safetensors", "disc")
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.999])

@@ -1,5 +1,6 @@
 """What the dropdowns list of models/sae, and how the page recognises a file."""
 
+import json
 from pathlib import Path
 
 import folder_paths
@@ -107,6 +108,34 @@ def test_a_file_that_is_no_sae_is_looked_at_once(folder, monkeypatch):
     monkeypatch.setattr(sae_files, "recognise", None)
     monkeypatch.setattr(sae_files, "is_sae_file", None)
     assert list_saes() == {}
+
+
+def test_what_describes_another_tools_sae_is_read_when_it_comes_or_changes(folder):
+    weights = {"W_enc": torch.randn(8, 32), "b_enc": torch.zeros(32), "W_dec": torch.randn(32, 8)}
+    save_file(weights | {"b_dec": torch.zeros(8)}, folder / "sae_weights.safetensors")
+    assert list_saes() == {}
+    place = {"hook_name": MID, "sae_eraser_model_family": "ShapeCanvas"}
+    settings = {"d_sae": 32, "d_in": 8, "architecture": "standard", "metadata": place}
+    (folder / "cfg.json").write_text(json.dumps(settings))
+    (name,) = list_saes()
+    assert open_sae(name).autoencoder.config.activation == "relu"
+    before = LoadSAE.fingerprint_inputs(name)
+    (folder / "cfg.json").write_text(json.dumps(settings | {"architecture": "topk", "k": 4}))
+    assert open_sae(name).autoencoder.config.activation == "topk"
+    assert LoadSAE.fingerprint_inputs(name) != before
+
+
+def test_a_file_that_cannot_be_read_now_is_in_the_next_list(folder, monkeypatch):
+    """It is being copied, or locked."""
+
+    def locked(path):
+        raise PermissionError(13, "locked", path)
+
+    write_random_sae(folder / "a.safetensors", MID)
+    with monkeypatch.context() as patch:
+        patch.setattr(sae_files, "content_id", locked)
+        assert list_saes() == {}
+    assert list(list_saes()) == ["a.safetensors"]
 
 
 def test_a_name_that_is_linked_is_looked_at_when_it_runs(folder):

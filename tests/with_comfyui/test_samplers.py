@@ -6,7 +6,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 from sae_eraser.nodes.hooks.block_hooks import BlockHook, get_hooks, resolve_hookpoint, with_hooks
 from with_comfyui.random_files import UP
-from with_comfyui.sampling import differs, erase
+from with_comfyui.sampling import differs, encode, erase
 
 SAMPLERS = ["euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_2m", "dpmpp_sde", "uni_pc"]
 
@@ -42,11 +42,40 @@ def test_every_sampler_erases_and_repeats_itself(model, sample, sampler):
 @pytest.mark.parametrize("shift", [1.5, 1.57, 2.64])
 def test_the_first_step_of_a_flow_model_is_erased(model, shift):
     """Rounding makes its noise level a little more than 1 at some shifts, the highest that ComfyUI knows."""
-    flow = ModelSamplingSD3().patch(model, shift)[0]
-    first = flow.get_model_object("model_sampling").sigmas[-1]
-    (hook,) = get_hooks(erase(flow, mode="ablate"))
+    first = flow(model, shift).get_model_object("model_sampling").sigmas[-1]
+    (hook,) = get_hooks(erase(flow(model, shift), mode="ablate"))
     x = torch.randn(1, 128, 4, 4, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(hook.function(x, first[None], torch.tensor([True])), x)
+
+
+def test_a_part_of_the_sampling_in_which_no_step_lies_is_an_error(comfyui, world, model, sample):
+    erased = erase(model, start=0.8, end=0.85)
+    with pytest.raises(ValueError, match="no step lies.*Move start_percent and end_percent apart, or .* more steps"):
+        sample(erased, steps=4)
+    sample(erased, steps=20)
+    # Of two runs one after the other, as of base and refiner, each has but a part.
+    conditioning = [encode(world.clip, text) for text in ("a star", "")]
+    latent = {"samples": torch.zeros(1, 16, 8, 8)}
+    for start, end in ((0, 4), (4, 8)):
+        arguments = ("enable", 1, 8, 3.0, "euler", "normal", *conditioning, latent, start, end, "enable")
+        latent = comfyui.nodes.KSamplerAdvanced().sample(erase(model, start=0.6), *arguments)[0]
+
+
+def test_a_noise_schedule_that_changes_behind_the_node_is_an_error(model, sample):
+    """The shares of the sampling would be those of another one."""
+    for start in (0.0, 0.5):
+        before, behind = erase(flow(model, 8.0), start=start), flow(erase(model, start=start), 8.0)
+        if start:
+            with pytest.raises(ValueError, match="ModelSamplingSD3.* Put that node before those of SAE Eraser"):
+                sample(behind)
+            assert differs(sample(before), sample(flow(model, 8.0)))
+        else:
+            assert torch.equal(sample(behind), sample(before))
+
+
+def flow(model, shift: float):
+    """The model as of a flow with this shift."""
+    return ModelSamplingSD3().patch(model, shift)[0]
 
 
 def test_samplers_with_other_steps_share_a_patched_model(model, sample):

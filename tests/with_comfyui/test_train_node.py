@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from pure.planted import plant, write_cache
 from pure.sae_files import write_good_file
 from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
+from sae_eraser.nodes.files.new_sae_files import name_in_lists, new_sae_path
 from sae_eraser.nodes.train import command
 from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
@@ -165,6 +166,28 @@ def test_comfyui_runs_the_node_again_when_cache_or_file_have_changed(saes, tmp_p
     shorter = TrainSAE.fingerprint_inputs(**inputs)
     linked = TrainSAE.fingerprint_inputs(cache=None, name="mine")
     assert all(one != other for one, other in itertools.combinations((before, trained, shorter, linked), 2))
+
+
+def test_comfyui_runs_the_node_again_when_the_file_is_gone(trained, train, saes):
+    """It still has the result under the fingerprint from before there was a file."""
+    saes.mkdir(parents=True)
+    shutil.copy(trained[0], saes / "mine.safetensors")
+    train(groups="style,object")
+    assert TrainSAE.fingerprint_inputs(name="mine") == TrainSAE.fingerprint_inputs(name="mine")
+    (saes / "mine.safetensors").unlink()
+    assert TrainSAE.fingerprint_inputs(name="mine") != TrainSAE.fingerprint_inputs(name="mine")
+
+
+def test_a_linked_folder_of_models_sae_is_used(train, started, saes, tmp_path):
+    """It may lie on another disk."""
+    (tmp_path / "disk").mkdir()
+    saes.mkdir(parents=True)
+    (saes / "big").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (saes / "linked.safetensors").symlink_to(tmp_path / "disk" / "there.safetensors")
+    assert new_sae_path("big/new") == saes / "big" / "new.safetensors"
+    assert name_in_lists(new_sae_path("linked")) == "linked.safetensors"
+    with pytest.raises(ValueError, match="no usable name"):
+        new_sae_path("big/../../out")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,23 @@
+"""What nodes that write files tell ComfyUI, which runs a node again only if an input or its fingerprint changes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+NEVER_THE_SAME = float("nan")
+"""That of a node whose files are gone: ComfyUI still has its results, by the fingerprint from before it ran."""
+_written: set[Path] = set()
+
+
+def note_written(path: Path) -> None:
+    """Of a node that has run: its file or folder."""
+    _written.add(path)
+
+
+def was_written(path: Path) -> bool:
+    """Whether ComfyUI may still have the results of a node that wrote it."""
+    return path in _written
+
+
+def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Of those that exist: path, time and size."""
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths if path.exists()]

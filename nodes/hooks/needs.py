@@ -1,0 +1,74 @@
+"""What a run of a sampler must have for an erasure to act in it as was asked; else it ends with an error."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from .halves import with_note
+
+CALLS = "sae_eraser_calls"
+"""Where the calls of the model in a run are, in transformer_options."""
+
+NO_STEP = (
+    "Concepts are to be changed in a part of the sampling in which no step lies, so they were not changed at all. Move "
+    "start_percent and end_percent apart, or sample with more steps."
+)
+OTHER_SCHEDULE = (
+    "A node behind SAE Eraser's changes the noise schedule (ModelSamplingSD3, for instance), so start_percent and "
+    "end_percent would mean another part of the sampling. Put that node before those of SAE Eraser."
+)
+UNPROMPTED_MISSING = (
+    "A concept is to be changed in the negative prompt's half of guidance alone (branch uncond), but the model was not "
+    "called for that half, so it was not changed at all. Set cfg above 1, or the node's branch to both."
+)
+
+
+@dataclass(frozen=True)
+class Need:
+    """That of one erasure, as a wrapper around one run of a sampler."""
+
+    branch: str
+    sigma_start: float
+    """It acts at noise levels between sigma_start and sigma_end, both included."""
+    sigma_end: float
+    schedule: tuple[float, ...] | None
+    """As of noise_schedule, that these are of; None if they are of any."""
+
+    def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        """Raises ValueError, before the run or after it."""
+        guider = executor.class_obj
+        if self.schedule and not _alike(self.schedule, noise_schedule(guider.model_patcher)):
+            raise ValueError(OTHER_SCHEDULE)
+        # Another's too, if there is one; lists are copied by ComfyUI.
+        calls = guider.model_options.get("transformer_options", {}).get(CALLS, deque())
+        guider.model_options = with_note(guider.model_options, CALLS, calls)
+        latents = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        met = [half for levels, prompted in calls if self._acts_at(levels) for half in prompted.tolist()]
+        if not met and sigmas.max() > self.sigma_start and sigmas.min() <= self.sigma_end:
+            raise ValueError(NO_STEP)
+        if met and all(met) and self.branch == "uncond":
+            raise ValueError(UNPROMPTED_MISSING)
+        return latents
+
+    def _acts_at(self, sigmas: torch.Tensor) -> bool:
+        return bool(((sigmas <= self.sigma_start) & (sigmas >= self.sigma_end)).any())
+
+
+def note_call(options: dict, sigmas: torch.Tensor, prompted: torch.Tensor) -> None:
+    """With the transformer_options of one call, its noise levels and are_prompted: tells every Need of it."""
+    if CALLS in options:
+        options[CALLS].append((sigmas, prompted))
+
+
+def noise_schedule(model: ModelPatcher) -> tuple[float, ...]:
+    """The noise levels at some shares of the sampling."""
+    sampling = model.get_model_object("model_sampling")
+    return tuple(float(sampling.percent_to_sigma(percent)) for percent in (0.2, 0.4, 0.6, 0.8))
+
+
+def _alike(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """But for rounding: a GPU works a schedule out a little differently than the CPU."""
+    return all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(one, other, strict=True))

@@ -1,8 +1,8 @@
 """Labelled prompts: what is sampled to collect activations, and which concepts each picture shows."""
 
 import csv
-import io
 import json
+import re
 from dataclasses import dataclass
 
 
@@ -21,11 +21,12 @@ def read_prompts(text: str) -> list[LabelledPrompt]:
     CSV: prompt,object,style; several labels of a field are separated by ";". Empty fields are no label.
     Raises ValueError that names the line.
     """
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    # str.splitlines would also split at the separators, such as U+2028, that a JSON string may hold
+    lines = [(number, line) for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1) if line.strip()]
     if lines and lines[0][1].lstrip().startswith("{"):
         rows = [_json_row(number, line) for number, line in lines]
     else:
-        rows = list(csv.DictReader(io.StringIO("\n".join(line for _, line in lines)), skipinitialspace=True))
+        rows = _csv_rows(lines)
     if not rows:
         raise ValueError(
             "There are no prompts. Write one JSON object a line, or CSV with the header prompt,object,style."
@@ -41,6 +42,25 @@ def _json_row(number: int, line: str) -> dict:
     if not isinstance(row, dict):
         raise ValueError(f"Line {number} of the prompts is no JSON object: {line[:80]}")
     return row
+
+
+def _csv_rows(lines: list[tuple[int, str]]) -> list[dict]:
+    reader = csv.DictReader((f"{line}\n" for _, line in lines), skipinitialspace=True, strict=True)
+    try:
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        twice = [name for name in names if name and names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"The header of the prompts names '{twice[0]}' twice. Put several labels of a group into one field, "
+                "separated by ';'."
+            )
+        return list(reader)
+    except csv.Error as error:
+        number, line = lines[reader.line_num]  # the first line after those that have been understood
+        raise ValueError(
+            f"Line {number} of the prompts is neither a JSON object nor CSV ({error}). A field that begins with a "
+            f"quote must end with one, right before the comma, and have those inside it doubled: {line[:80]}"
+        ) from error
 
 
 def _labelled(number: int, row: dict) -> LabelledPrompt:

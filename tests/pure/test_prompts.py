@@ -58,6 +58,22 @@ def test_blank_lines_are_skipped():
     assert read_prompts(f"\n{line}\n\n  \r\n{line}\n") == [STAR, STAR]
 
 
+def test_a_json_string_may_hold_any_separator_of_lines_but_a_line_break():
+    entry = {"prompt": "a star\u2028in neon\u0085style", "object": "star"}
+    line = json.dumps(entry, ensure_ascii=False)
+    for text in (f"{line}\n{line}", f"{line}\r\n{line}", f"{line}\r{line}"):
+        assert read_prompts(text) == 2 * [LabelledPrompt(entry["prompt"], {"object": ("star",)})]
+
+
+def test_a_csv_prompt_in_quotes_may_hold_line_breaks():
+    prompts = read_prompts('prompt,object\n"a star\nin\u2028neon",star\na ring,ring')
+    assert [prompt.prompt for prompt in prompts] == ["a star\nin\u2028neon", "a ring"]
+
+
+def test_spaces_around_the_names_of_a_header_do_not_count():
+    assert read_prompts("prompt , object , style\na star in neon style,star,neon") == [STAR]
+
+
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_no_prompts_at_all_says_what_to_write(text):
     with pytest.raises(ValueError, match="no prompts.*JSON.*CSV"):
@@ -90,3 +106,22 @@ def test_a_csv_row_with_more_fields_than_the_header_is_refused():
     """An unquoted comma in a prompt would otherwise shift every label."""
     with pytest.raises(ValueError, match="Entry 1 "):
         read_prompts("prompt,object,style\na star, glowing,star,neon")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'prompt,object\na star,star\n\n"a ring,ring\na box,box\n',
+        'prompt,object\na star,star\n\n"a ring,ring\n"a box, red",box\n',
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_prompts(text):
+    with pytest.raises(ValueError, match='^Line 4 .* must end with one.*: "a ring,ring$'):
+        read_prompts(text)
+
+
+def test_a_name_that_the_header_has_twice_is_refused():
+    """Only the labels of one of them would be read."""
+    with pytest.raises(ValueError, match="'object' twice. Put several labels .* separated by ';'"):
+        read_prompts("prompt,object, object\na star and a ring,star,ring")
+    assert read_prompts("prompt,object,,\na star,star,,") == [LabelledPrompt("a star", {"object": ("star",)})]

@@ -80,5 +80,6 @@ def _labelled(number: int, row: dict) -> LabelledPrompt:
             raise ValueError(
                 f"Entry {number} of the prompts: '{group}' must be a name or a list of names, not {value!r}."
             )
-        labels[group] = tuple(name.strip() for name in names if name.strip())
+        if own := tuple(name.strip() for name in names if name.strip()):
+            labels[group] = own
     return LabelledPrompt(row["prompt"], labels)

@@ -9,7 +9,7 @@ from sae_eraser.training.evaluation.judging import Judgement
 from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting
 from sae_eraser.training.evaluation.result_page import write_page
 from sae_eraser.training.evaluation.results import measure_erasure, measure_originals, write_results
-from sae_eraser.training.prompts import LabelledPrompt
+from sae_eraser.training.prompts import LabelledPrompt, read_prompts
 
 NAMES = ("<b>|star", "ring")
 
@@ -64,3 +64,15 @@ def test_a_withheld_picture_shows_nothing_and_says_so(tmp_path):
     assert "<th class=number>caught<th class=number>mistaken<tr>" in page
     assert re.findall(r"<span class=([a-z-]+)>. withheld</span>", page) == ["as-hoped", "not-as-hoped"]
     assert ">broken</span>" not in page
+
+
+def test_a_group_that_every_prompt_leaves_empty_is_not_asked_for(tmp_path):
+    prompts = read_prompts('{"prompt": "a ring", "object": "ring", "style": [""]}')
+    sampling = Sampling("m.safetensors", "s.safetensors", prompts, 7, 4, {"width": 64}, {})
+    setting = Setting("ring", 1.0)
+    said = {ORIGINAL: judgement(0.125), setting: judgement(0.75)}
+    results = measure_originals(sampling, "judge", 0.6, 1, said[ORIGINAL])
+    results.erasures.append(measure_erasure(results, setting, said[ORIGINAL], said[setting], [9.0]))
+    write_page(tmp_path, results, said)
+    marks = re.findall(r"<span class=([a-z-]+)>", (tmp_path / "evaluation.html").read_text())
+    assert marks == ["as-hoped", "as-hoped"]

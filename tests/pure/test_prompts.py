@@ -38,10 +38,12 @@ def test_a_field_may_hold_several_labels(text):
         "prompt,object,style\nplain,,",
         "prompt,object,style\nplain",
         "prompt,object\nplain,;",
+        '{"prompt": "plain", "object": [""], "style": " "}',
     ],
 )
 def test_an_empty_field_is_no_label(text):
     assert [names for names in read_prompts(text)[0].labels.values() if names] == []
+    assert read_prompts(text)[0].labels == {}
 
 
 def test_a_csv_prompt_in_quotes_may_hold_commas():

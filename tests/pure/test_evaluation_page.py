@@ -76,3 +76,30 @@ def test_a_group_that_every_prompt_leaves_empty_is_not_asked_for(tmp_path):
     write_page(tmp_path, results, said)
     marks = re.findall(r"<span class=([a-z-]+)>", (tmp_path / "evaluation.html").read_text())
     assert marks == ["as-hoped", "as-hoped"]
+
+
+def test_a_concept_with_a_namesake_is_measured_and_shown_in_its_own_group(tmp_path):
+    rows = ({"object": ("glass",)}, {"material": ("glass",)}, {"object": ("star",), "material": ("wood",)})
+    prompts = [LabelledPrompt("draw", labels) for labels in rows]
+    sampling = Sampling("m.safetensors", "s.safetensors", prompts, 7, 4, {"width": 64}, {})
+    classes = {"object": ("glass", "star"), "material": ("glass", "wood")}
+
+    def seen(*places: list[int]) -> Judgement:
+        tables = zip(classes, places, strict=True)
+        return Judgement(classes, {group: torch.eye(2)[place] for group, place in tables}, None)
+
+    settings = [Setting(f"{group}: glass", 1.0) for group in classes]
+    said = {ORIGINAL: seen([0, 0, 1], [0, 0, 1]), settings[0]: seen([1, 0, 1], [0, 0, 1])}
+    said[settings[1]] = said[ORIGINAL]
+    results = measure_originals(sampling, "judge", 0.6, 2, said[ORIGINAL])
+    for setting in settings:
+        results.erasures.append(measure_erasure(results, setting, said[ORIGINAL], said[setting], [9.0, 4.0, 1.0]))
+    assert [(e.group, e.scores["UA"], e.scores["drift"]) for e in results.erasures] == [
+        ("object", 100, 1),
+        ("material", 0, 1),
+    ]
+    write_page(tmp_path, results, said)
+    _, *sections = (tmp_path / "evaluation.html").read_text().split("<h2>")[:-1]
+    for section, marks in zip(sections, (["✓ glass", "✓ star"], ["✓ glass", "✗ glass"]), strict=True):
+        asked = section.partition("Not asked for it")[0]
+        assert re.findall(r"<span class=[a-z-]+>(. [^<]+)</span>", asked) == marks

@@ -25,9 +25,10 @@ WITHHELD = "withheld"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is erased and how strongly; concept None is the original."""
+    """What is erased and how strongly."""
 
     concept: str | None
+    """As the SAE lists it; None is the original."""
     strength: float = 0.0
 
     @property

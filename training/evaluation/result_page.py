@@ -10,7 +10,7 @@ from ..prompts import LabelledPrompt
 from .judging import Judgement
 from .pictures import ORIGINAL, Sampling, Setting, picture_files
 from .results import ErasureResult, Results, best, definitions, introduction, number, table_rows
-from .scores import is_broken, mentions
+from .scores import is_broken, label_groups, labels_of, mentions
 
 SHOWN = 6
 """Pairs of pictures in a row."""
@@ -53,7 +53,8 @@ def _table(results: Results) -> str:
 
 def _concept(results: Results, erasure: ErasureResult, judgements: dict[Setting, Judgement]) -> str:
     prompts = results.sampling.prompts
-    asked = [i for i, prompt in enumerate(prompts) if erasure.concept in prompt.labels.get(erasure.group, ())]
+    _, label = labels_of(label_groups(prompts), erasure.concept)[0]
+    asked = [i for i, prompt in enumerate(prompts) if label in prompt.labels.get(erasure.group, ())]
     others = [i for i in range(len(prompts)) if i not in set(asked)]
     moved = sorted(others, key=lambda i: -erasure.change[i])
     strongest = max(erasure.change[i] for i in others) if others else 0
@@ -67,7 +68,7 @@ def _concept(results: Results, erasure: ErasureResult, judgements: dict[Setting,
     if others:
         what = "Not asked for it: the pictures that changed most" if strongest else "Not asked for it: all unchanged"
         rows.append((what, moved[:SHOWN]))
-    pairs = _Pairs(results.sampling, erasure, judgements, results.confidence)
+    pairs = _Pairs(results.sampling, erasure, label, judgements, results.confidence)
     return head + "".join(f"<h3>{what}</h3><div class=pairs>{pairs.show(chosen)}</div>" for what, chosen in rows)
 
 
@@ -75,9 +76,15 @@ class _Pairs:
     """Original and erased pictures of one erasure."""
 
     def __init__(
-        self, sampling: Sampling, erasure: ErasureResult, judgements: dict[Setting, Judgement], confidence: float
+        self,
+        sampling: Sampling,
+        erasure: ErasureResult,
+        label: str,
+        judgements: dict[Setting, Judgement],
+        confidence: float,
     ):
-        self._sampling, self._erasure, self._confidence = sampling, erasure, confidence
+        """label: the prompts' name for the concept."""
+        self._sampling, self._group, self._label, self._confidence = sampling, erasure.group, label, confidence
         setting = Setting(erasure.concept, erasure.strength)
         self._sides = [("original", ORIGINAL, judgements[ORIGINAL]), ("erased", setting, judgements[setting])]
         self._width = sampling.inputs["width"]
@@ -107,12 +114,12 @@ class _Pairs:
         return f"<figure>{picture}<figcaption>{side}<br>{'<br>'.join(verdicts)}</figcaption></figure>"
 
     def _withheld(self, prompt: LabelledPrompt) -> str:
-        hoped = mentions(prompt, str(self._erasure.concept))
+        hoped = mentions(prompt, self._label)
         return "<span class=as-hoped>✓ withheld</span>" if hoped else "<span class=not-as-hoped>✗ withheld</span>"
 
     def _verdict(self, group: str, prompt: LabelledPrompt, side: str, seen: str, confidence: float) -> str:
         """What is seen, and whether that is as hoped: of the erased concept anything else, else what was asked for."""
-        erased = side == "erased" and self._erasure.concept in prompt.labels[group]
-        hoped = seen != self._erasure.concept if erased else seen in prompt.labels[group]
+        erased = side == "erased" and group == self._group and self._label in prompt.labels[group]
+        hoped = seen != self._label if erased else seen in prompt.labels[group]
         mark, kind = ("✓", "as-hoped") if hoped else ("✗", "not-as-hoped")
         return f"<span class={kind}>{mark} {html.escape(seen)}</span> <small>{confidence:.0%}</small>"

@@ -17,6 +17,7 @@ from .scores import (
     frechet_distance,
     guard_scores,
     label_groups,
+    labels_of,
     mean_scores,
     mentions,
     picture_change,
@@ -50,6 +51,7 @@ class ErasureResult:
 
     group: str
     concept: str
+    """As the SAE lists it."""
     strength: float
     scores: dict[str, float | None]
     before: dict[str, float | None]
@@ -93,10 +95,10 @@ def measure_erasure(
     changes: list[float],
 ) -> ErasureResult:
     """The scores of one setting; changes: picture_change of every picture."""
-    prompts, concept = results.sampling.prompts, setting.concept
-    assert concept is not None
+    prompts = results.sampling.prompts
+    assert setting.concept is not None
     groups = label_groups(prompts)
-    group = next(group for group, names in groups.items() if concept in names)
+    group, concept = labels_of(groups, setting.concept)[0]
     seen_before, seen = ({group: said.seen(group) for group in groups} for said in (originals, erased))
     elsewhere = [change for prompt, change in zip(prompts, changes, strict=True) if not mentions(prompt, concept)]
     scores = {
@@ -111,7 +113,7 @@ def measure_erasure(
     if results.sampling.guard:
         scores |= guard_scores(prompts, erased.withheld, group, concept)
     before = erasure_scores(prompts, seen_before, group, concept)
-    return ErasureResult(group, concept, setting.strength, scores, before, changes)
+    return ErasureResult(group, setting.concept, setting.strength, scores, before, changes)
 
 
 def changes_between(originals: torch.Tensor, erased: torch.Tensor) -> list[float]:

@@ -64,6 +64,15 @@ def label_groups(prompts: Sequence[LabelledPrompt]) -> dict[str, list[str]]:
     return {group: list(names) for group, names in groups.items() if names}
 
 
+def labels_of(groups: Mapping[str, Sequence[str]], concept: str) -> list[tuple[str, str]]:
+    """Group and name of the labels that mean a concept as the SAE lists it, "group: name" where it has a namesake.
+
+    groups: the labels of the prompts, by group.
+    """
+    labels = [(group, name) for group, names in groups.items() for name in names]
+    return [(group, name) for group, name in labels if concept in (name, f"{group}: {name}")]
+
+
 def mentions(prompt: LabelledPrompt, concept: str) -> bool:
     """Whether the concept is one of the labels, or stands in the text as a word of its own."""
     if any(concept in names for names in prompt.labels.values()):

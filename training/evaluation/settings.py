@@ -11,6 +11,7 @@ from ..comfyui_server import ComfyUI, ComfyUIError, default_inputs, node_schema
 from ..node_options import SAMPLING, NodeOption, given_inputs
 from ..prompts import LabelledPrompt
 from .pictures import ERASE, GUARD, SAMPLE, Sampling
+from .scores import labels_of
 
 ERASING: tuple[NodeOption, ...] = (
     ("--mode", "mode", str, "how Erase Concept edits, e.g. scale or replace"),
@@ -24,24 +25,25 @@ GUARDING: tuple[NodeOption, ...] = (("--threshold", "threshold", float, "score a
 
 
 def choose_concepts(comfyui: ComfyUI, sae: str, wanted: list[str] | None, groups: dict[str, list[str]]) -> list[str]:
-    """The wanted concepts, or all that the SAE and the prompts share. Raises ValueError if one cannot be evaluated.
+    """The wanted concepts, or all that the SAE and the prompts share, as the SAE lists them.
 
+    Raises ValueError if one cannot be evaluated.
     groups: the labels of the prompts, by group.
     """
     installed = _installed_concepts(comfyui, sae)
-    labels = [name for names in groups.values() for name in names]
     for concept in wanted or ():
         if concept not in installed:
             raise ValueError(f"{sae} has no concept '{concept}'; it has {', '.join(installed)}.")
-        if concept not in labels:
+        if not labels_of(groups, concept):
             raise ValueError(f"No prompt is labelled '{concept}'. Add prompts that ask for it.")
-    chosen = [concept for concept in dict.fromkeys(wanted or installed) if concept in labels]
+    chosen = [concept for concept in dict.fromkeys(wanted or installed) if labels_of(groups, concept)]
     if not chosen:
+        labels = ", ".join(name for names in groups.values() for name in names)
         raise ValueError(
-            f"None of the concepts of {sae} ({', '.join(installed)}) is a label of the prompts ({', '.join(labels)}). "
-            "Use the SAE's names as labels."
+            f"None of the concepts of {sae} ({', '.join(installed)}) is a label of the prompts ({labels}). Use the "
+            "SAE's names as labels, and where it lists 'group: name' its groups as well."
         )
-    twice = [name for name in chosen if labels.count(name) > 1]
+    twice = [concept for concept in chosen if len(labels_of(groups, concept)) > 1]
     if twice:
         raise ValueError(f"'{twice[0]}' is a label of several groups. Give it another name in all but one of them.")
     return chosen

@@ -1,0 +1,46 @@
+"""Which concepts an evaluation is about, as a ComfyUI lists them and as the prompts label them."""
+
+import urllib.parse
+
+import pytest
+
+from sae_eraser.training.comfyui_server import ComfyUI
+from sae_eraser.training.evaluation.settings import choose_concepts
+
+
+class Listing(ComfyUI):
+    """A ComfyUI whose only SAE, `mine`, has these concepts."""
+
+    def __init__(self, concepts: list[str]):
+        super().__init__("http://nowhere")
+        self._concepts = concepts
+
+    def request(self, path: str, body=None):
+        node = urllib.parse.unquote(path.rpartition("/")[2])
+        concept = {"required": {"concept": [self._concepts, {}]}}
+        return {node: {"input": {"required": {"sae": ["", {"options": [{"key": "mine", "inputs": concept}]}]}}}}
+
+
+def chosen(wanted: list[str] | None, **groups: list[str]) -> list[str]:
+    comfyui = Listing(["star", "object: glass", "material: glass"])
+    return choose_concepts(comfyui, "mine", wanted, groups)
+
+
+def test_all_that_the_prompts_name_are_chosen_with_namesakes_told_apart_by_their_groups():
+    assert chosen(None, object=["star", "glass"]) == ["star", "object: glass"]
+    assert chosen(None, object=["glass"], material=["glass"]) == ["object: glass", "material: glass"]
+    assert chosen(["material: glass"], object=["glass"], material=["glass"]) == ["material: glass"]
+
+
+@pytest.mark.parametrize(
+    "wanted, groups, message",
+    [
+        (["glass"], {"object": ["glass"]}, "mine has no concept 'glass'; it has star, object: glass, material: glass"),
+        (["object: glass"], {"material": ["glass"]}, "No prompt is labelled 'object: glass'"),
+        (None, {"thing": ["glass"]}, "None of .* is a label of the prompts .glass.*'group: name' its groups as well"),
+        (None, {"object": ["star"], "sign": ["star"]}, "'star' is a label of several groups"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(wanted, groups, message):
+    with pytest.raises(ValueError, match=message):
+        chosen(wanted, **groups)

@@ -27,7 +27,7 @@ from .evaluation.results import (
     write_results,
 )
 from .evaluation.scores import label_groups
-from .evaluation.settings import ERASING, GUARDING, choose_concepts, keep_settings, read_sampling
+from .evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
 from .node_options import SAMPLING, add_node_options
 from .progress import progress_bar
 from .prompts import read_prompts
@@ -88,6 +88,8 @@ def evaluate(options: argparse.Namespace) -> None:
     classifier = open_classifier(options.classifier, groups, _texts(options.clip_text, groups))
     with chosen_comfyui(options) as comfyui:
         concepts = choose_concepts(comfyui, options.sae, options.concepts, groups)
+        if options.guard:
+            check_guarded(concepts)
         sampling = read_sampling(comfyui, options, prompts)
         classifier = check_classifier(classifier, groups, sampling.inputs["height"], sampling.inputs["width"])
         keep_settings(comfyui, options.out, sampling)

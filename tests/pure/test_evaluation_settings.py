@@ -1,9 +1,13 @@
 """Which concepts an evaluation is about, as a ComfyUI lists them and as the prompts label them."""
 
 import urllib.parse
+from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 
+from sae_eraser.training import evaluate_command
+from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui_server import ComfyUI
 from sae_eraser.training.evaluation.settings import choose_concepts
 
@@ -44,3 +48,17 @@ def test_all_that_the_prompts_name_are_chosen_with_namesakes_told_apart_by_their
 def test_what_cannot_be_evaluated_is_said(wanted, groups, message):
     with pytest.raises(ValueError, match=message):
         chosen(wanted, **groups)
+
+
+def test_a_name_that_concept_guard_would_cut_in_two_is_refused_before_anything_is_sampled(tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a bar at night", "artist": ["Hopper, Edward"]}')
+    (tmp_path / "judge.py").write_text("judge = print")
+    files = {"prompts": tmp_path / "p.jsonl", "classifier": f"{tmp_path / 'judge.py'}:judge", "out": tmp_path / "out"}
+    options = files | {"checkpoint": "c", "sae": "mine", "guard": "g", "server": "http://nowhere"}
+    line = ["evaluate", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    comfyui = nullcontext(Listing(["Hopper, Edward"]))
+    with mock.patch.object(evaluate_command, "chosen_comfyui", lambda options: comfyui):
+        assert main(line) == 1
+    said = capsys.readouterr().err
+    assert "'Hopper, Edward' cannot be evaluated with --guard" in said and "Leave out --guard" in said
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,15 @@ from tqdm import tqdm
 
 from .comfyui_server import ComfyUI, add_comfyui_options, chosen_comfyui
 from .evaluation.classifiers import open_classifier
-from .evaluation.judging import Classifier, Judgement, check_classifier, judge_files, read_pictures
+from .evaluation.judging import (
+    PICTURES_AT_ONCE,
+    Classifier,
+    Judgement,
+    check_classifier,
+    having_answered,
+    judge_files,
+    read_pictures,
+)
 from .evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing, withheld_pictures
 from .evaluation.result_page import write_page
 from .evaluation.results import (
@@ -107,12 +115,17 @@ def _run(
     with _Progress(out, sampling, [ORIGINAL, *settings]) as progress:
         judgements: dict[Setting, Judgement] = {}
 
-        def judged(setting: Setting) -> Judgement:
+        def sampled(setting: Setting) -> list[Path]:
             sample_missing(comfyui, sampling, setting, out, lambda: progress.show(setting))
-            files = picture_files(out, sampling, setting)
+            return picture_files(out, sampling, setting)
+
+        def judged(setting: Setting) -> Judgement:
+            files = sampled(setting)
             said = judge_files(classifier, files, out / "judged" / f"{setting.name}.safetensors")
             return replace(said, withheld=withheld_pictures(files))
 
+        some = sampled(ORIGINAL)[:: math.ceil(len(sampling.prompts) / PICTURES_AT_ONCE)]
+        classifier = having_answered(classifier, classifier.judge(read_pictures(some)))
         originals = judgements[ORIGINAL] = judged(ORIGINAL)
         results = measure_originals(sampling, classifier.name, confidence, len(settings), originals)
         for setting in settings:

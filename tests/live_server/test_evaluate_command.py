@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,19 @@ SAE, DRAWN_SAE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_drawn.s
 OBJECTS, STYLES = ("star", "ring"), ("neon", "dots")
 ROWS = [{"prompt": f"a {o} in {s} style", "object": o, "style": s} for o in OBJECTS for s in STYLES]
 ROWS += [{"prompt": "a house", "object": "house"}, {"prompt": "mosaic style", "style": "mosaic"}]
+ALWAYS = """
+from pathlib import Path
+import torch
+
+OBJECTS, STYLES = ("star", "ring", "house"), ("neon", "dots", "mosaic")
+
+def judge(pictures):
+    unsure = torch.full((len(pictures), 3), 1 / 3)
+    is_noise = pictures.float().diff(dim=2).abs().mean(dim=(1, 2, 3)) > 70
+    seen = torch.eye(3)[OBJECTS.index(Path(__file__).with_name("weights").read_text())]
+    return {"object": (OBJECTS, torch.where(is_noise[:, None], unsure, seen)), "style": (STYLES, unsure)}
+"""
+"""Sees the object that the file beside it names in whatever is no noise."""
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +122,17 @@ def test_more_strengths_and_concepts_go_on_with_what_is_there(server, prompts, e
     assert "36 of 36 pictures" in said.err and "24 of 36" not in said.err
     assert re.search(r"^object +ring +1 ", said.out, re.MULTILINE)
     assert {file: (evaluated / file).stat().st_mtime_ns for file in before} == before
+
+
+def test_a_classifier_that_differs_on_the_pictures_alone_judges_anew(server, prompts, evaluated, tmp_path):
+    """Of the noise on which it is tried first the two say the same, and its file stays the same."""
+    folder = shutil.copytree(evaluated, tmp_path / "evaluation")
+    (tmp_path / "always.py").write_text(ALWAYS)
+    for name, share in (("star", 40), ("house", 20)):
+        (tmp_path / "weights").write_text(name)
+        line = command(server, prompts, folder, "--concepts", "star", classifier=f"{tmp_path / 'always.py'}:judge")
+        assert main(line) == 0
+        assert json.loads((folder / "evaluation.json").read_text())["original_accuracy"]["object"] == share
 
 
 def test_another_sampling_does_not_mix_with_what_is_there(server, prompts, evaluated, capsys):

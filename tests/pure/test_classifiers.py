@@ -234,6 +234,16 @@ def test_nothing_is_judged_twice(tmp_path, brightness):
     assert len(judge_files(open_classifier(f"{brightness}:judge", {}, {}), files[:2], verdicts).seen("shade")) == 2
 
 
+def test_other_pictures_under_the_same_names_are_judged_anew(tmp_path, brightness):
+    from PIL import Image
+
+    classifier = open_classifier(f"{brightness}:judge", {}, {})
+    file, verdicts = tmp_path / "0.png", tmp_path / "judged" / "original.safetensors"
+    for shade, seen in ((255, "white"), (0, "black")):
+        Image.new("RGB", (8, 8), (shade,) * 3).save(file)
+        assert judge_files(classifier, [file], verdicts).seen("shade") == [seen]
+
+
 def same(first: Judgement, second: Judgement) -> bool:
     return (
         first.classes == second.classes

@@ -63,10 +63,9 @@ class ClassifierError(ValueError):
 
 
 def check_classifier(classifier: Classifier, labels: dict[str, list[str]], height: int, width: int) -> Classifier:
-    """Tries it on a picture of noise, and returns it with a fingerprint that depends on its answer, too.
+    """Tries it on a picture of noise, and returns it as one that has answered so.
 
-    So a function that loads other weights than before is another classifier. Raises ClassifierError if it does not know
-    a group or a label of the prompts.
+    Raises ClassifierError if it does not know a group or a label of the prompts.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (1, height, width, 3), generator=generator, dtype=torch.uint8)
@@ -84,7 +83,18 @@ def check_classifier(classifier: Classifier, labels: dict[str, list[str]], heigh
                 f"The classifier {classifier.name} has no class '{unknown[0]}' in its group '{group}'; it has "
                 f"{', '.join(classes[group])}. Use the same names in the prompts."
             )
-    said = {group: [round(value, 3) for value in values[0].tolist()] for group, values in answer.probabilities.items()}
+    return having_answered(classifier, answer)
+
+
+def having_answered(classifier: Classifier, answer: Judgement) -> Classifier:
+    """The classifier with a fingerprint that depends on what it has said of some pictures, too.
+
+    So a function that loads other weights than before is another classifier.
+    """
+    said = {
+        group: [[round(value, 3) for value in row] for row in values.tolist()]
+        for group, values in answer.probabilities.items()
+    }
     return replace(classifier, fingerprint=fingerprint(classifier.fingerprint, said))
 
 
@@ -99,7 +109,8 @@ def read_pictures(files: Sequence[Path]) -> torch.Tensor:
 
 def judge_files(classifier: Classifier, files: Sequence[Path], verdicts: Path) -> Judgement:
     """Judges the pictures, or reads what this classifier said of them before; `verdicts` is where that is kept."""
-    known = _read(verdicts, classifier.fingerprint, len(files))
+    asked = fingerprint(classifier.fingerprint, *files)
+    known = _read(verdicts, asked)
     if known is not None:
         return known
     parts = [
@@ -111,7 +122,7 @@ def judge_files(classifier: Classifier, files: Sequence[Path], verdicts: Path) -
         {group: torch.cat([part.probabilities[group] for part in parts]) for group in parts[0].classes},
         None if parts[0].features is None else torch.cat([p.features for p in parts if p.features is not None]),
     )
-    _write(verdicts, classifier.fingerprint, judgement)
+    _write(verdicts, asked, judgement)
     return judgement
 
 
@@ -124,23 +135,23 @@ def fingerprint(*facts: object) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, classifier: str, judgement: Judgement) -> None:
+def _write(path: Path, asked: str, judgement: Judgement) -> None:
+    """asked: fingerprint of the classifier and the pictures."""
     tensors = {f"probabilities.{group}": values.contiguous() for group, values in judgement.probabilities.items()}
     if judgement.features is not None:
         tensors["features"] = judgement.features.contiguous()
-    metadata = {"classifier": classifier, "classes": json.dumps(judgement.classes)}
+    metadata = {"asked": asked, "classes": json.dumps(judgement.classes)}
     write_atomically(path, lambda part: save_file(tensors, part, metadata))
 
 
-def _read(path: Path, classifier: str, pictures: int) -> Judgement | None:
+def _read(path: Path, asked: str) -> Judgement | None:
+    """None if there is no file, or one of another classifier or other pictures."""
     if not path.is_file():
         return None
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    if metadata["classifier"] != classifier:
+    if metadata.get("asked") != asked:
         return None
     classes = {group: tuple(names) for group, names in json.loads(metadata["classes"]).items()}
     probabilities = {group: tensors[f"probabilities.{group}"] for group in classes}
-    if any(len(values) != pictures for values in probabilities.values()):
-        return None
     return Judgement(classes, probabilities, tensors.get("features"))

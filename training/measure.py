@@ -111,17 +111,16 @@ def explained_guidance(
 
         1 - |mean of b - E_c|^2 / |mean of b|^2,   b = x - x_0 - sum over other labels l in the prompt: E_l
 
-    with E_c the sum over latents i of c: z_i W_dec[i], and means over maps that show c. batches: x and x_0, not yet
-    normalised, [maps, positions, d], and labels 0/1 [maps, labels]. latents: those of each label.
+    with E_c the sum over latents i of c: z_i W_dec[i], z as at inference, and means over maps that show c. batches: x
+    and x_0, not yet normalised, [maps, positions, d], and labels 0/1 [maps, labels]. latents: those of each label.
     """
     chosen = [torch.tensor(own, device=sae.W_enc.device) for own in latents]
     remains: list = [0.0] * len(latents)
     explained: list = [0.0] * len(latents)
     for maps, unprompted, labels in batches:
-        x = sae.normalise(maps)
-        left, shows = x - sae.normalise(unprompted), labels.T > 0
+        left, shows = sae.normalise(maps) - sae.normalise(unprompted), labels.T > 0
         for label, (own, shown) in enumerate(zip(chosen, shows, strict=True)):
-            its = activations(sae, x[shown], own) @ sae.W_dec[own]
+            its = _encoded(sae, maps[shown], own) @ sae.W_dec[own]
             left[shown] -= its
             explained[label] = explained[label] + its.sum(dim=0)
         for label, shown in enumerate(shows):
@@ -131,3 +130,13 @@ def explained_guidance(
         brought = (rest + its).square().sum().item()
         shares.append(1 - rest.square().sum().item() / brought if brought else None)
     return shares
+
+
+def _encoded(sae: SparseAutoencoder, maps: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """z of these latents, int [latents], as at inference: [maps, positions, d] -> [maps, positions, latents]."""
+    if sae.config.activation != "topk":
+        return activations(sae, sae.normalise(maps), latents)
+    z = maps.new_empty(*maps.shape[:2], len(latents))
+    for own, m in zip(z, maps, strict=True):  # one by one, since all latents compete for k and must be encoded
+        own.copy_(sae.encode(m)[:, latents])
+    return z

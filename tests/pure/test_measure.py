@@ -112,6 +112,21 @@ def test_latents_explain_what_a_name_brings_as_far_as_their_sum_is_that():
     assert explained_guidance(sae, unseen, [[0], [1], [2]])[1] is None
 
 
+def test_topk_explains_what_a_name_brings_only_where_its_latents_are_among_the_largest():
+    """The style brings more than the object to half of the positions, and one latent is kept at each."""
+    sae = SparseAutoencoder(SAEConfig(2, 2, "topk", 1))
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.eye(2))
+        sae.W_dec.copy_(torch.eye(2))
+    maps = torch.tensor([[1.0, 2.0], [1.0, 0.5]]).repeat(3, 1, 1)
+    assert sae.encode(maps[0]).tolist() == [[0, 2], [1, 0]]
+    batches = [(maps, torch.zeros_like(maps), shown) for shown in (torch.ones(3, 2), torch.zeros(3, 2))]
+    found = explained_guidance(sae, batches, [[0], [1]])
+    left = 1**2 + 0.5**2
+    expected = [1 - left / (1**2 + 1**2 + 0.5**2), 1 - left / (1**2 + 2**2 + 0.5**2)]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+
+
 def test_what_no_map_shows_does_not_count_as_missed():
     shown = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]]).bool()
     said = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]).bool()

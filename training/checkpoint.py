@@ -24,12 +24,12 @@ class Checkpoints:
         self._fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         if restart:
             self.remove()
-        if folder.is_dir() and (folder / "settings.sha256").exists():
-            if (folder / "settings.sha256").read_text() != self._fingerprint:
-                raise ValueError(
-                    f"{folder} holds an unfinished training with other settings or another cache. Use the same "
-                    "settings to go on with it, --restart to begin anew, or another --out."
-                )
+        known = folder / "settings.sha256"
+        if self._paths() and not (known.exists() and known.read_text() == self._fingerprint):
+            raise ValueError(
+                f"{folder} holds an unfinished training with other settings or another cache. Use the same "
+                "settings to go on with it, --restart to begin anew, or another --out."
+            )
 
     def save(self, number: int, state: dict) -> None:
         """number rises from one checkpoint to the next."""
@@ -49,10 +49,13 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Deletes all that came from here, and the folder if nothing else is in it."""
+        """Deletes all that came from here, and the folder if nothing else is in it.
+
+        The fingerprint goes last: after a stop no other training shall take what is left for its own.
+        """
         if not self.folder.is_dir():
             return
-        for path in self.folder.iterdir():
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name.startswith("settings")):
             if re.fullmatch(r"(settings\.sha256|\d{9}\.pt)(\.\d+\.part)?", path.name):
                 path.unlink(missing_ok=True)  # other processes remove them too
         with contextlib.suppress(OSError):

@@ -87,6 +87,41 @@ def test_those_of_other_settings_are_refused_until_they_are_forgotten(tmp_path):
     assert fresh.load() is None
 
 
+@pytest.mark.parametrize("deleted", [1, 2])
+def test_what_a_stop_while_they_are_removed_leaves_is_not_read_by_another_training(tmp_path, monkeypatch, deleted):
+    folder, listed, unlink, calls = tmp_path / "x.training", Path.iterdir, Path.unlink, []
+    checkpoints = Checkpoints(folder, SETTINGS)
+    checkpoints.save(1, {"step": 1})
+    checkpoints.save(2, {"step": 2})
+
+    def stop(path, missing_ok=False):
+        if len(calls) == deleted:
+            raise KeyboardInterrupt
+        calls.append(path)
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "iterdir", lambda path: iter(sorted(listed(path), reverse=True)))  # the fingerprint first
+        patch.setattr(Path, "unlink", stop)
+        checkpoints.remove()
+    assert "settings.sha256" in names(folder)
+    if deleted == 1:
+        with pytest.raises(ValueError, match="other settings or another cache"):
+            Checkpoints(folder, SETTINGS | {"seed": 1})
+        assert checkpoints.load()["step"] in (1, 2)
+    else:
+        assert Checkpoints(folder, SETTINGS | {"seed": 1}).load() is None
+
+
+def test_those_without_a_fingerprint_are_refused_until_they_are_forgotten(tmp_path):
+    folder = tmp_path / "x.training"
+    Checkpoints(folder, SETTINGS).save(1, {"step": 1})
+    (folder / "settings.sha256").unlink()
+    with pytest.raises(ValueError, match="other settings or another cache.*--restart.*another --out"):
+        Checkpoints(folder, SETTINGS)
+    assert Checkpoints(folder, SETTINGS, restart=True).load() is None
+
+
 FOREIGN = ("notes.txt", "5.pt", "model.pt", "000000001.pt.bak", "settings.sha256.old", "1000000000.pt")
 
 

@@ -32,6 +32,10 @@ class Measurement:
     """[shown concepts, detected concepts]: share of the maps of pictures with one in which the other's logit is > 0."""
     firing: torch.Tensor
     """[shown concepts, concepts]: mean activation of each concept's latents in pictures that show another."""
+    mistaken: torch.Tensor
+    """As detected, over the pictures that show one without the other; NaN where there are none."""
+    stray: torch.Tensor
+    """As firing, likewise."""
 
 
 @torch.no_grad()
@@ -48,8 +52,8 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
     error, active, vectors = (torch.zeros(len(levels)) for _ in range(3))
     total, square = (torch.zeros(len(levels), sae.config.d_in) for _ in range(2))
     fired = torch.zeros(sae.config.n_latents, dtype=torch.bool)
-    logits, firing = [], torch.zeros(len(latents), len(latents))
-    for maps, labels in images:
+    logits, firings = [], []
+    for maps, _ in images:
         for level, m in zip(place.tolist(), maps, strict=True):
             pre_acts = sae.pre_acts(m.to(device))
             z = sae.activate(pre_acts)
@@ -62,10 +66,10 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
             fired |= (z > 0).any(dim=0).cpu()
             there = z[:, own].sum(dim=2).mean(dim=0).cpu()
             logits.append(there - 0.5 if images.branch == "uncond" else pre_acts[:, own[:, 0]].mean(dim=0).cpu())
-            firing[labels] += there
-    table = torch.stack(logits).view(len(images), -1, len(latents))
-    signs = table > 0
-    detected = torch.einsum("ic,imd->cd", shown, signs.float()) / (shown.sum(dim=0) * table.shape[1])[:, None].clamp(1)
+            firings.append(there)
+    table, fires = (torch.stack(each).view(len(images), -1, len(latents)) for each in (logits, firings))
+    detects, fires = (table > 0).float().mean(dim=1), fires.mean(dim=1)
+    pictures, apart = shown.sum(dim=0)[:, None].clamp(min=1), shown.T @ (1 - shown)
     with_concept = shown[:, None].expand_as(table) > 0
     accuracy, separation = [], []
     for column in range(len(latents)):
@@ -83,8 +87,10 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
         never_fired=int((~fired).sum()),
         accuracy=torch.stack(accuracy),
         separation=torch.stack(separation),
-        detected=detected,
-        firing=firing / (shown.sum(dim=0) * table.shape[1])[:, None].clamp(1),
+        detected=shown.T @ detects / pictures,
+        firing=shown.T @ fires / pictures,
+        mistaken=shown.T @ ((1 - shown) * detects) / apart,
+        stray=shown.T @ ((1 - shown) * fires) / apart,
     )
 
 

@@ -34,19 +34,23 @@ def _about(sae: Made) -> str:
         "latents that never fired": f"{seen.never_fired}",
         "mean accuracy": f"{seen.accuracy.mean():.4f}",
     }
+    own = torch.eye(len(names), dtype=torch.bool)
+    fires, is_seen = torch.where(own, seen.firing, seen.stray), torch.where(own, seen.detected, seen.mistaken)
     rows = "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in facts.items())
     figures = [
         ("While training", "Lines: training batches; dots: images held out.", _curves(sae)),
         ("Over noise levels", "How much is left unexplained, and how many latents fire.", _over_sigma(sae)),
         (
             "Is it one to one?",
-            "How strongly each concept's latent (column) fires in pictures that show a concept (row); 1 is its own.",
-            _matrix(drawn, seen.firing / seen.firing.diagonal().clamp(min=1e-9)),
+            "How strongly each concept's latent (column) fires in pictures of another concept (row) without its own; 1 "
+            "is its own.",
+            _matrix(drawn, fires / fires.diagonal().clamp(min=1e-9)),
         ),
         (
             "What is taken for what",
-            "Share of pictures that show a concept (row) in which another one's (column) logit is positive.",
-            _matrix(drawn, seen.detected),
+            "Share of pictures that show a concept (row) and not another one in which the other's (column) logit is "
+            "positive. On the diagonal it is the concept's own.",
+            _matrix(drawn, is_seen),
         ),
         (
             "Separation",
@@ -63,7 +67,7 @@ def _about(sae: Made) -> str:
 
 def _table(names: list[str], sae: Made) -> str:
     seen = sae.measurement
-    others = seen.detected.clone().fill_diagonal_(0)
+    others = seen.mistaken.nan_to_num()  # also of the diagonal
     rows = []
     for index, (name, concept) in enumerate(zip(names, sae.header.concepts[-len(names) :], strict=True)):
         worst = int(others[:, index].argmax())

@@ -1,5 +1,6 @@
 """The measurement of an SAE, against the same numbers computed on all vectors at once."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -92,6 +93,16 @@ def test_firing_is_the_mean_activation_in_pictures_that_show_a_concept(measured)
     z = an_sae().encode(MAPS)[..., LATENTS]
     for row in range(5):
         torch.testing.assert_close(measured.firing[row], z[LABELS[:, row]].mean(dim=(0, 1, 2)))
+
+
+def test_a_concept_is_mistaken_only_in_pictures_that_do_not_show_it(measured):
+    """Every picture has an object and a style: discs in wavy style are no discs taken for wavy ones."""
+    z, logits = an_sae().encode(MAPS)[..., LATENTS], an_sae().pre_acts(MAPS)[..., LATENTS].mean(dim=2)
+    for row, column in itertools.permutations(range(5), 2):
+        apart = LABELS[:, row] & ~LABELS[:, column]
+        torch.testing.assert_close(measured.mistaken[row, column], (logits[apart][..., column] > 0).float().mean())
+        torch.testing.assert_close(measured.stray[row, column], z[apart][..., column].mean())
+    assert measured.mistaken.diagonal().isnan().all() and measured.stray.diagonal().isnan().all()
 
 
 def test_latents_explain_what_a_name_brings_as_far_as_their_sum_is_that():

@@ -52,6 +52,8 @@ def made(*names: str, levels: int = 3) -> Made:
             separation=numbers(n),
             detected=numbers(n, n),
             firing=numbers(n, n),
+            mistaken=numbers(n, n).fill_diagonal_(torch.nan),
+            stray=numbers(n, n).fill_diagonal_(torch.nan),
         ),
         Track(history=history),
     )
@@ -87,6 +89,15 @@ def test_the_page_has_every_figure_and_the_numbers_of_every_concept(tmp_path):
     rows = re.findall("<tr><td>group [01]<td>(.*?)<", text)
     assert rows == ["disc", "box", "star"]
     assert f"{sae.measurement.accuracy[1]:.4f}" in text
+
+
+def test_a_concept_is_wrongly_seen_only_where_it_is_not_shown(tmp_path):
+    """Every picture that shows the box shows the star as well, and the disc is taken for nothing."""
+    sae = made("disc", "box", "star")
+    rows = [[torch.nan, 0.25, 0.0], [0.0, torch.nan, torch.nan], [0.0, 0.75, torch.nan]]
+    sae = replace(sae, measurement=replace(sae.measurement, mistaken=torch.tensor(rows)))
+    seen_in = re.findall("<tr><td>group [01].*?<td>([^<]*)(?=<tr>|</table>)", page_of(tmp_path, sae))
+    assert seen_in == ["none", "star (75.0 %)", "none"]
 
 
 def test_several_saes_share_one_page(tmp_path):

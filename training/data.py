@@ -46,7 +46,7 @@ def choose_images(
     """Images out of `among` (bool [images]): all of them, or about as many as hold `vectors` activation vectors.
 
     In the second case every concept, and those that show none, have as many as there can be of an equal share, and at
-    least 8 where they occur.
+    least 8 where they occur. So many are also without each concept.
     """
     labels = cache.labels(concepts)
     maps, positions, _ = cache.shape(hookpoint)
@@ -57,6 +57,10 @@ def choose_images(
         kinds = [shuffled[column[shuffled]] for column in (*labels.T, ~labels.any(dim=1))]
         share = max(8, room // max(1, sum(len(kind) > 0 for kind in kinds)))
         chosen = {int(i) for kind in kinds for i in kind[:share]}
+        for column in labels.T:  # few are without a concept that most of them show
+            without = shuffled[~column[shuffled]].tolist()
+            lacking = share - len(chosen.intersection(without))
+            chosen.update([image for image in without if image not in chosen][: max(0, lacking)])
         others = [image for image in shuffled.tolist() if image not in chosen]
         chosen.update(others[: max(0, room - len(chosen))])
         candidates = torch.tensor(sorted(chosen))

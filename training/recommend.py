@@ -1,5 +1,6 @@
 """Which of several hookpoints to erase at, as far as a training on all of them tells."""
 
+from math import isnan
 from statistics import mean
 
 from .finish import Made
@@ -14,7 +15,7 @@ MEASURES = {
 def recommendation(made: list[Made]) -> str | None:
     """A line that names the hookpoint whose concepts do best on pictures held out.
 
-    None if there is only one hookpoint, or nothing to judge by.
+    None if there is only one hookpoint, or nothing to judge by. A hookpoint with a fact that is NaN comes last.
     """
     points = list(dict.fromkeys(sae.header.hookpoint for sae in made))
     if len(points) < 2:
@@ -25,6 +26,6 @@ def recommendation(made: list[Made]) -> str | None:
         return None
     number, meaning = MEASURES[fact]
     scores = {point: mean(facts[fact] for own, facts in known if own == point) for point in points}
-    ranked = sorted(points, key=scores.__getitem__, reverse=True)
+    ranked = sorted(points, key=lambda point: (not isnan(scores[point]), scores[point]), reverse=True)
     listed = ", ".join(f"{point} {number.format(scores[point])}" for point in ranked)
     return f"Recommended hookpoint: {ranked[0]}, by {meaning}: {listed}. Locate Concept tells more."

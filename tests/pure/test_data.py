@@ -91,6 +91,19 @@ def test_a_rare_concept_is_among_the_chosen_ones(tmp_path):
     assert chosen.labels[:, 4].sum() == 2
 
 
+def test_pictures_without_a_concept_that_most_show_are_among_the_chosen_ones(tmp_path):
+    """Two of 60 are without it; of each of the two others there are 20 with it and 40 without."""
+    planted = plant(range(10))
+    for number, image in enumerate(planted.images):
+        image.labels["style"] = [] if number in (7, 40) else ["wavy"]
+    cache = Cache(write_cache(tmp_path, planted))
+    for images in (1, 20, 50):
+        chosen = choose_images(cache, HOOKPOINT, EVERYONE, CONCEPTS[:4], VECTORS_PER_IMAGE * images)
+        assert (~chosen.labels[:, 3]).sum() == 2
+        assert (~chosen.labels[:, :3]).sum(dim=0).min() >= 8
+        assert len(chosen) <= max(images, 4 * 8)
+
+
 def test_the_choice_is_the_same_every_time(cache):
     among = torch.ones(IMAGES, dtype=torch.bool)
     first, again = (choose_images(cache, HOOKPOINT, among, CONCEPTS, VECTORS_PER_IMAGE * 30) for _ in range(2))

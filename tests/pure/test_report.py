@@ -1,11 +1,14 @@
 """The page with pictures of a training: complete, self-contained, safe against names, and optional."""
 
+import itertools
+import math
 import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
 import torch
 
 from pure.planted import plant, write_cache
@@ -186,3 +189,9 @@ def test_of_several_hookpoints_one_is_recommended():
     text = recommendation([low, at("high", separation=2.0)])
     assert text.startswith("Recommended hookpoint: low, by the standard deviations") and "low 9.0, high 2.0" in text
     assert recommendation([high, high]) is None and recommendation([at("low"), at("high")]) is None
+
+
+@pytest.mark.parametrize("order", itertools.permutations((2.0, 9.0, math.nan)))
+def test_a_hookpoint_of_which_nothing_is_known_comes_last(order):
+    text = recommendation([at(f"point {separation:g}", separation=separation) for separation in order])
+    assert text.startswith("Recommended hookpoint: point 9,") and "point 9 9.0, point 2 2.0, point nan nan" in text

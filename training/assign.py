@@ -10,7 +10,7 @@ from .data import LabelledImages
 
 @dataclass(frozen=True)
 class LatentMeans:
-    """Mean activations of latents over positions and images, at every noise level."""
+    """Mean activations of latents over positions and images by their weights, at every noise level."""
 
     with_concept: torch.Tensor
     """[concepts, levels, latents], over the images that show the concept."""
@@ -29,15 +29,14 @@ def latent_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[i
     count = sae.config.n_latents if latents is None else len(latents)
     shown = torch.zeros(images.labels.shape[1], len(levels), count)
     total = torch.zeros(len(levels), count)
-    for maps, labels in images:
+    weights = torch.ones(len(images)) if images.weights is None else images.weights
+    for (maps, labels), weight in zip(images, weights, strict=True):
         z = torch.stack([sae.encode(m.to(device))[:, columns].mean(dim=0) for m in maps]).cpu()
-        at_levels = torch.zeros_like(total).index_add_(0, place, z) / torch.bincount(place)[:, None]
+        at_levels = weight * torch.zeros_like(total).index_add_(0, place, z) / torch.bincount(place)[:, None]
         total += at_levels
         shown[labels] += at_levels
-    numbers = images.labels.sum(dim=0)[:, None, None]
-    return LatentMeans(
-        shown / numbers.clamp(min=1), (total - shown) / (len(images) - numbers).clamp(min=1), total / len(images)
-    )
+    numbers, others = ((weights @ which.float())[:, None, None] for which in (images.labels, ~images.labels))
+    return LatentMeans(shown / numbers.clamp(min=1e-6), (total - shown) / others.clamp(min=1e-6), total / len(images))
 
 
 def concept_scores(means: LatentMeans) -> torch.Tensor:

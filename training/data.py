@@ -7,6 +7,8 @@ import torch
 
 from .cache import Cache
 
+FITTING_ROUNDS = 50
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -20,6 +22,8 @@ class LabelledImages:
     """bool [images, concepts]."""
     branch: str = "cond"
     """The half of guidance to read."""
+    weights: torch.Tensor | None = None
+    """fp32 [images]: how much each counts, 1 on average; None: all the same."""
     told: Callable[[int, int], None] | None = None
     """Called while they are read, with how many have been and how many there are."""
 
@@ -46,12 +50,13 @@ def choose_images(
     """Images out of `among` (bool [images]): all of them, or about as many as hold `vectors` activation vectors.
 
     In the second case every concept, and those that show none, have as many as there can be of an equal share, and at
-    least 8 where they occur. So many are also without each concept.
+    least 8 where they occur. So many are also without each concept. The images' weights give every concept back the
+    share that it has in `among`.
     """
     labels = cache.labels(concepts)
     maps, positions, _ = cache.shape(hookpoint)
     room = max(1, vectors // (maps * positions))
-    candidates = among.nonzero()[:, 0]
+    candidates, weights = among.nonzero()[:, 0], None
     if len(candidates) > room:
         shuffled = candidates[torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))]
         kinds = [shuffled[column[shuffled]] for column in (*labels.T, ~labels.any(dim=1))]
@@ -64,4 +69,19 @@ def choose_images(
         others = [image for image in shuffled.tolist() if image not in chosen]
         chosen.update(others[: max(0, room - len(chosen))])
         candidates = torch.tensor(sorted(chosen))
-    return LabelledImages(cache, hookpoint, candidates.tolist(), labels[candidates], branch)
+        weights = _weights(labels[candidates], labels[among].double().mean(dim=0))
+    return LabelledImages(cache, hookpoint, candidates.tolist(), labels[candidates], branch, weights)
+
+
+def _weights(labels: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """fp32 [images], 1 on average, by which the concepts of labels, bool [images, concepts], have these shares.
+
+    By iterative proportional fitting, which stays as close to equal weights as it can.
+    """
+    weights = torch.ones(len(labels), dtype=torch.float64)
+    for _ in range(FITTING_ROUNDS):
+        for shown, share in zip(labels.T, shares, strict=True):
+            weights /= weights.mean()
+            own = (weights * shown).mean()
+            weights *= torch.where(shown, share / own, (1 - share) / (1 - own))
+    return (weights / weights.mean()).float()

@@ -1,5 +1,7 @@
 """Mean activations, scores, how alike concepts are, and the assignment of latents to concepts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,6 +43,19 @@ def test_means_are_over_positions_and_the_images_with_and_without_each_concept(p
         torch.testing.assert_close(means.with_concept[column], latents[shows].mean(dim=0))
         torch.testing.assert_close(means.without[column], latents[~shows].mean(dim=0))
     torch.testing.assert_close(means.overall, latents.mean(dim=0))
+
+
+def test_images_count_by_their_weights(planted, images, latents):
+    weights = torch.linspace(0.2, 1.8, len(images))
+    means = latent_means(random_sae("batchtopk", d=16), replace(images, weights=weights))
+
+    def mean(which: torch.Tensor) -> torch.Tensor:
+        return (weights[which, None, None] * latents[which]).sum(dim=0) / weights[which].sum()
+
+    for column, shows in enumerate(planted.labels().T):
+        torch.testing.assert_close(means.with_concept[column], mean(shows))
+        torch.testing.assert_close(means.without[column], mean(~shows))
+    torch.testing.assert_close(means.overall, mean(torch.ones(len(images), dtype=torch.bool)))
 
 
 def test_means_of_some_latents_are_those_columns(images):

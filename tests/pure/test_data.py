@@ -104,6 +104,21 @@ def test_pictures_without_a_concept_that_most_show_are_among_the_chosen_ones(tmp
         assert len(chosen) <= max(images, 4 * 8)
 
 
+def test_all_images_count_the_same_and_some_as_often_as_their_concepts_are_shown(tmp_path):
+    """One disc among 30 pictures, and a style that half of the others have."""
+    planted = plant(range(20))
+    for number, image in enumerate(planted.images):
+        image.labels.update({"object": ["box" if number % 30 else "disc"], "style": ["wavy"] if number % 2 else []})
+    cache = Cache(write_cache(tmp_path, planted))
+    among, labels = torch.arange(120) < 90, cache.labels(CONCEPTS)
+    assert choose_images(cache, HOOKPOINT, among, CONCEPTS, VECTORS_PER_IMAGE * 90).weights is None
+    some = choose_images(cache, HOOKPOINT, among, CONCEPTS, VECTORS_PER_IMAGE * 20)
+    assert len(some) < 40 and some.labels[:, 0].sum() == 3
+    assert some.weights.dtype == torch.float32 and some.weights.mean().item() == pytest.approx(1)
+    shares = (some.weights[:, None] * some.labels).mean(dim=0)
+    torch.testing.assert_close(shares, labels[among].float().mean(dim=0), rtol=1e-4, atol=1e-6)
+
+
 def test_the_choice_is_the_same_every_time(cache):
     among = torch.ones(IMAGES, dtype=torch.bool)
     first, again = (choose_images(cache, HOOKPOINT, among, CONCEPTS, VECTORS_PER_IMAGE * 30) for _ in range(2))

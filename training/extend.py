@@ -28,9 +28,13 @@ class Base:
 
 
 def open_base(path: Path, cache: Cache, hookpoint: str) -> Base:
-    """Raises SAEFileError if it cannot be read, ValueError if it was trained on something else than the cache."""
+    """Raises SAEFileError if it cannot be read, ValueError if it was trained on something else than the cache or cannot
+    erase."""
     base = Base(path, *load_sae(path))
     settings, header = cache.settings, base.header
+    if not header.autoencoder.is_editable:
+        what = header.autoencoder.activation if header.autoencoder.input_norm == "none" else "norm of every vector"
+        raise ValueError(f"The SAE to extend cannot erase: its {what} is not supported in edits. Train a new one.")
     *_, width = cache.shape(hookpoint)
     for its, ours in (
         (header.hookpoint, hookpoint),

@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from pure.planted import HOOKPOINT, WIDTH, Planted, plant, write_cache
 from pure.sae_files import write_good_file
 from pure.training_runs import train
-from sae_eraser.sae_ops.file import load_sae, read_header
+from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
+from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header, save_sae
+from sae_eraser.sae_ops.formats import no_statistics
 from sae_eraser.training.cache import CacheSettings, CacheWriter
 from sae_eraser.training.config import TrainingConfig
 
@@ -306,6 +308,16 @@ def test_extending_an_sae_of_another_model(tmp_path, base, refused, family, hook
     writer.write_shard(0, {HOOKPOINT: planted.maps[..., :width]}, planted.sigmas)
     message = refused(tmp_path / "other", "--extend", base)
     assert re.search(fault, message), message
+
+
+@pytest.mark.parametrize(
+    "config, what", [(("groupmax", 2), "its groupmax"), (("relu", 2, "layer"), "its norm of every vector")]
+)
+def test_extending_an_sae_that_cannot_erase(cache, tmp_path, refused, config, what):
+    sae = SparseAutoencoder(SAEConfig(WIDTH, 16, *config))
+    save_sae(tmp_path / "other.safetensors", sae, SAEHeader(HOOKPOINT, "SD15", sae.config), no_statistics())
+    message = refused(cache, "--extend", tmp_path / "other.safetensors")
+    assert "cannot erase" in message and what in message
 
 
 def test_extending_without_enough_free_latents(cache, tmp_path, refused):

@@ -20,6 +20,7 @@ from .cache import Cache, CacheError
 from .storage import bytes_per_vector, empty, restored
 
 PIECE_BYTES = 1 << 20
+ROUNDS_OF_REPAIR = 10
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class Stream:
 def held_out(cache: Cache) -> torch.Tensor:
     """bool [images]: one image in ten is for validation; which ones depends on prompts and seeds alone.
 
-    A label that had none, or all, has one such image, or all but one. Of a text encoder the seed changes nothing.
+    A label that had none, or all, has one such image, or all but one, and so have the images without it. Of a text
+    encoder the seed changes nothing.
     """
     images, is_text = cache.settings.images, any(map(is_text_hookpoint, cache.settings.hookpoints))
     texts = (image.prompt if is_text else f"{image.prompt}|{image.seed}" for image in images)
@@ -146,12 +148,30 @@ def held_out(cache: Cache) -> torch.Tensor:
     for index, image in enumerate(images):
         for label in [(group, name) for group, names in image.labels.items() for name in names]:
             showing[label].append(index)
-    for own in map(torch.tensor, showing.values()):
-        if not held[own].any() and len(own) > 1:
-            held[places == places[own].amin()] = True
-        elif held[own].all() and len(own) > 1:
-            held[places == places[own].amax()] = False
+    with_label = [torch.tensor(own) for own in showing.values()]
+    for own in with_label:
+        _divide(held, places, own)
+    for again in range(1, ROUNDS_OF_REPAIR):  # one repair may undo another
+        before = held.clone()
+        for own in with_label:
+            others = torch.ones_like(held).index_fill_(0, own, False).nonzero()[:, 0]
+            for side in (own, others):
+                if len(side) and places[side].amin() < places[side].amax():
+                    _divide(held, places, side, again)
+        if torch.equal(held, before):
+            break
     return held
+
+
+def _divide(held: torch.Tensor, places: torch.Tensor, side: torch.Tensor, again: int = 0) -> None:
+    """Of these images, by index, holds one out if none is, and gives one back if all are.
+
+    again: how often this was done before; each time it is another one.
+    """
+    if len(side) > 1 and held[side].any() == held[side].all():
+        own, is_missing = places[side].unique(), not held[side].any()
+        nth = again % len(own)
+        held[places == own[nth if is_missing else -1 - nth]] = is_missing
 
 
 def readable(cache: Cache) -> torch.Tensor:

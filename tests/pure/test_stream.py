@@ -223,6 +223,34 @@ def test_every_label_has_an_image_held_out_and_one_to_train_on(tmp_path, point):
         assert held.isdisjoint(images[place].prompt for place in (~mask).nonzero()[:, 0].tolist())
 
 
+def divided(folder: Path, images: list[CachedImage]) -> bool:
+    """Whether every label is in some and not all of the images held out, and of those to train on."""
+    settings = replace(SETTINGS, images=images, images_per_shard=len(images))
+    CacheWriter(folder, settings).write_shard(0, {POINT: torch.zeros(len(images), 1, 1, 3)}, torch.ones(len(images), 1))
+    cache = Cache(folder)
+    mask = held_out(cache)
+    labels = cache.labels([(group, name) for group, names in cache.groups().items() for name in names])
+    return all((part.any(dim=0) & ~part.all(dim=0)).all() for part in (labels[mask], labels[~mask]))
+
+
+def test_a_label_that_most_images_have_is_lacking_in_one_held_out_and_in_one_to_train_on(tmp_path):
+    for lacking in range(2, 6):
+        images = [CachedImage(f"scene {lacking}", seed, {"object": [f"{seed % 4}"]}) for seed in range(100)]
+        for image in images[lacking:]:
+            image.labels["style"] = ["wavy"]
+        assert divided(tmp_path / f"{lacking}", images), lacking
+
+
+def test_few_images_are_divided_so_that_no_label_takes_from_another_what_it_needs(tmp_path):
+    for number in range(60):
+        images = [
+            CachedImage(f"world {number}: {shape} {style}", 0, {"object": [f"{shape}"], "style": [f"{style}"]})
+            for shape in range(4)
+            for style in range(3)
+        ]
+        assert divided(tmp_path / f"{number}", images), number
+
+
 def test_what_is_left_over_of_an_epoch_is_no_small_batch(cache):
     """Of 120 maps a load holds 28 and a batch 12: the last load is too small for one."""
     batches = take(open_stream(cache, pieces=7).maps(12), 2 * 4 * 2)

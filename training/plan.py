@@ -131,8 +131,10 @@ def check_examples(plan: Plan) -> None:
             if not 0 < count < len(shown)
         ]
         if bad:
+            or_else = ", or name the other groups with --groups" if len(cache.groups()) > 1 else ""
             raise CacheError(
-                f"{'; '.join(bad)}, but there must be images with it and without it. Collect more prompts and seeds."
+                f"{'; '.join(bad)}, but there must be images with it and without it. Collect more prompts and seeds"
+                f"{or_else}."
             )
 
 
@@ -142,7 +144,7 @@ def _is_guided(concept: Concept) -> bool:
 
 
 def _concepts(cache: Cache, groups: list[str] | None, base: Base | None) -> list[tuple[str, str]]:
-    labels = cache.groups()
+    labels = {group: names for group, names in cache.groups().items() if names}
     if not labels:
         raise CacheError(
             f"{cache.folder} has no labels, so there is no concept to find. Collect with labelled prompts."

@@ -127,6 +127,21 @@ def test_a_concept_in_every_image(tmp_path, refused):
         image.labels["medium"] = ["photo"]
     message = refused(write_cache(tmp_path / "all", planted))
     assert "'photo' (medium) is in " in message and "without it" in message
+    assert "name the other groups with --groups" in message
+    for image in planted.images:
+        del image.labels["object"], image.labels["style"]
+    assert "--groups" not in refused(write_cache(tmp_path / "alone", planted))
+
+
+def test_groups_without_a_label(tmp_path, refused):
+    planted = plant(range(2))
+    for image in planted.images:
+        image.labels["object"] = []
+    message = refused(write_cache(tmp_path / "one", planted), "--groups", "object")
+    assert "no labels of a group 'object'. It has: style" in message
+    for image in planted.images:
+        image.labels["style"] = []
+    assert "no labels, so there is no concept" in refused(write_cache(tmp_path / "none", planted))
 
 
 def test_too_few_pictures_to_hold_some_out(tmp_path, refused):

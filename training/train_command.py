@@ -104,6 +104,7 @@ def _run(options: argparse.Namespace) -> None:
     config = TrainingConfig(**{name: getattr(options, name) for name in OPTIONS})
     plan = plan_training(cache, orders, config, groups=options.groups, extend=options.extend)
     _check_outputs(options, orders)
+    out = options.out.resolve()  # a name even of "."
     if options.tensorboard:
         _summary_writer()
     with contextlib.closing(PROGRESS[options.progress](speaks)) as progress:
@@ -111,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
         made = build_saes(
             plan,
             memory=int(options.memory * 2**30),
-            checkpoints=options.out.with_name(options.out.name.removesuffix(".safetensors") + ".training"),
+            checkpoints=out.with_name(out.name.removesuffix(".safetensors") + ".training"),
             checkpoint_seconds=60 * options.checkpoint_minutes,
             restart=options.restart,
             progress=progress.show,

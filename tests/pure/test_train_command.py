@@ -291,6 +291,15 @@ def test_curves_for_tensorboard(cache, out, tmp_path):
             assert all(0 < point.value < 2 for point in points)
 
 
+@pytest.mark.parametrize("out", [".", "..", "new/../saes"])
+def test_several_saes_go_into_any_folder(cache, tmp_path, monkeypatch, out):
+    (tmp_path / "working" / "folder").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "working" / "folder")
+    assert train(cache, Path(out), *QUICK, "--k", "1", "2") == 0
+    assert len(list(Path(out).glob("*.safetensors"))) == 2
+    assert not [path for path in tmp_path.rglob("*.training")]
+
+
 @pytest.fixture(scope="module")
 def base(cache) -> Path:
     path = cache.parent / "base.safetensors"

@@ -148,7 +148,7 @@ class Learner:
         self._adam.step()
         with torch.no_grad():
             for start, (rows, _) in enumerate(blocks):
-                unit = rows / rows.norm(dim=1, keepdim=True)
+                unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)  # pruned ones of a base may be 0
                 if self.only is not None:
                     mine = self.only[start * size :][: len(rows), None]
                     unit = torch.where(mine, unit, rows)

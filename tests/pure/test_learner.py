@@ -129,6 +129,22 @@ def test_only_the_chosen_rows_are_trained():
     assert torch.equal(after["b_dec"], before["b_dec"])
 
 
+def test_a_pruned_row_stays_what_it_is_until_it_learns():
+    """Latent 7 is all zero, and so is 4, which never fires."""
+    chosen = torch.zeros(32, dtype=torch.bool)
+    chosen[[4, 7]] = True
+    trained = learner(only=chosen)
+    with torch.no_grad():
+        trained.sae.W_enc[[4, 7]], trained.sae.W_dec[[4, 7]], trained.sae.b_enc[4] = 0.0, 0.0, -1000.0
+    unprompted = PLANTED.unprompted.flatten(0, 1)
+    for step in range(20):
+        task = ConceptTask([[7], [4]], ["a", "a"], LABELS[:, :2], torch.eye(2))
+        trained.supervise(MAPS, unprompted, LABELS[:, :2], task, step / 20)
+    assert all(tensor.isfinite().all() for tensor in weights(trained).values())
+    assert not trained.sae.W_dec[4].any()
+    assert trained.sae.W_dec[7].norm().item() == pytest.approx(1)
+
+
 def test_latents_learn_what_the_words_have_brought():
     """Of two words a picture only the first is a concept; what the second brings, its own latents learn."""
     carriers = [[3, 20], [1, 21], [4, 22], [15, 23], [9, 24]]

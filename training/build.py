@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from . import distributed
 from .assign import assign_latents, carriers_of, concept_scores, latent_means, similarity
 from .calibrate import estimate_threshold
 from .checkpoint import Checkpoints
+from .config import TrainingConfig
 from .finish import Made, finish
 from .hookpoint_data import HookpointData, learned_from, read_hookpoint
 from .learner import Learner, new_autoencoder
@@ -21,6 +23,7 @@ from .measure import balanced_accuracy
 from .phases import FINISHED, RECONSTRUCT, SUPERVISE, Progress, Run, run_phase
 from .plan import Order, Plan, check_examples
 from .sparse import reconstruct
+from .stream import Stream
 from .tasks import ConceptTask, DrawnTask, Task
 
 
@@ -38,6 +41,7 @@ def build_saes(
     points = [order.hookpoint for order in orders]
     share = memory // len(set(points))
     data = {point: read_hookpoint(plan, point, share, progress) for point in dict.fromkeys(points)}
+    _check_batches(config, [each.stream for each in data.values()])
     learners = [_learner(plan, order, data[order.hookpoint]) for order in orders]
     settings = {
         "config": asdict(config),
@@ -102,6 +106,24 @@ def build_saes(
             save_sae(made.out, learner.sae, made.header, made.statistics)
         run.checkpoints.remove()
     return finished
+
+
+def _check_batches(config: TrainingConfig, streams: list[Stream]) -> None:
+    """Warns if a step cannot have as many maps as it should; raises ValueError if a process would have none."""
+    fewest, most = (min(numbers) for numbers in zip(*(stream.maps_of_a_load for stream in streams), strict=True))
+    supervises, processes = config.supervised_steps > 0, distributed.processes()
+    smallest = min(config.vectors, config.maps, fewest) if supervises else config.vectors
+    if smallest < processes:
+        raise ValueError(
+            f"{processes} processes share each step, but it may have {smallest} of --vectors or --maps. Start fewer "
+            "processes, or raise --vectors, --maps and --memory."
+        )
+    if supervises and most < config.maps and distributed.rank() == 0:
+        warnings.warn(
+            f"A step has {most} maps, not {config.maps}: there are no more in memory at once. Raise --memory for more, "
+            "or collect more images if that holds them all.",
+            stacklevel=3,
+        )
 
 
 def _learner(plan: Plan, order: Order, data: HookpointData) -> Learner:

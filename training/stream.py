@@ -58,6 +58,13 @@ class Stream:
         self._pieces_per_load = max(1, buffer_bytes // 2 // (maps_per_piece * map_bytes))
         self._all: Load | None = None  # once the whole cache is one load
 
+    @property
+    def maps_of_a_load(self) -> tuple[int, int]:
+        """How many maps() has to choose a batch from, of the load that holds fewest and of that that holds most."""
+        counts = self._counts.sort().values
+        fewest, most = counts[: self._pieces_per_load].sum(), counts[-self._pieces_per_load :].sum()
+        return int(fewest) // self.cache.halves, int(most) // self.cache.halves
+
     def vectors(self, batch: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Random vectors, fp32 [batch, d], from the start-th batch on."""
         for load, chosen in self._batches(batch, self.positions, start):

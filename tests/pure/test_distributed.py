@@ -10,7 +10,7 @@ import torch
 
 from checkout import ROOT
 from pure.planted import HOOKPOINT, WIDTH, plant
-from pure.two_processes import first_latents, first_step, in_two_processes, training
+from pure.two_processes import complaint, first_latents, first_step, in_two_processes, training
 from sae_eraser.sae_ops.file import load_sae, read_header
 from sae_eraser.training.cache import CacheSettings, CacheWriter
 
@@ -103,3 +103,11 @@ def test_torchrun_runs_the_command(cache, tmp_path):
     assert run.stdout.count("32 latents of width 16") == 1
     assert [path.name for path in out.parent.iterdir()] == ["sae.safetensors"]
     assert read_header(out).training["images"] == 135
+
+
+@pytest.mark.parametrize("option", ["--maps", "--vectors"])
+def test_a_step_that_leaves_a_process_nothing_is_refused_by_both(cache, tmp_path, option):
+    options = (*OPTIONS, "--skip-bad-shards", option, "1")
+    said = in_two_processes(complaint, cache, tmp_path / "sae.safetensors", *options)
+    for message in said:
+        assert "2 processes share each step, but it may have 1" in message and "Start fewer processes" in message

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pure.training_runs import train_elsewhere
+from pure.training_runs import train, train_elsewhere
 from sae_eraser.training import stream as stream_module
 from sae_eraser.training.cache import Cache, CachedImage, CacheError, CacheSettings, CacheWriter
 from sae_eraser.training.stream import Stream, held_out, readable
@@ -267,6 +267,26 @@ def test_images_of_bad_shards_are_not_readable(tmp_path):
     assert sorted(rows(take(open_stream(cache, readable(cache)).vectors(16), 24))) == sorted(
         rows([numbered()[readable(cache)]])
     )
+
+
+def test_fewer_maps_a_step_than_asked_for_are_announced(tmp_path, recwarn):
+    """All maps are 3 of each image; a piece holds 4."""
+    images = [CachedImage(f"a {name}", seed, {"object": [name]}) for seed in range(20) for name in ("disc", "box")]
+    maps = torch.randn(40, MAPS, POSITIONS, 3, generator=torch.Generator().manual_seed(0))
+    cache = write(tmp_path / "cache", vectors=maps, settings=replace(SETTINGS, images=images))
+    everything = MAPS * int((~held_out(cache)).sum())
+    sizes = "--latents 16 --k 1 --vectors 16 --unsupervised-steps 1 --supervised-steps 1 --overwrite".split()
+
+    def said(pieces: int, maps: int) -> list[str]:
+        recwarn.clear()
+        options = (*sizes, "--memory", 2 * pieces * PIECE / 2**30, "--maps", maps)
+        assert train(tmp_path / "cache", tmp_path / "sae.safetensors", *options) == 0
+        return [str(warning.message) for warning in recwarn if "A step has" in str(warning.message)]
+
+    assert said(1000, everything) == said(2, 8) == []
+    (few,), (all_of_them,) = said(2, 9), said(1000, everything + 1)
+    assert "A step has 8 maps, not 9" in few and "Raise --memory" in few
+    assert f"A step has {everything} maps, not {everything + 1}" in all_of_them
 
 
 def write_large(folder: Path, shards: int) -> Path:

@@ -3,6 +3,8 @@
 They import the pack themselves, since a new process has yet to find it.
 """
 
+import contextlib
+import io
 import os
 import socket
 from pathlib import Path
@@ -94,3 +96,10 @@ def training(cache: Path, out: Path, *options: object) -> tuple[int, list[str]]:
 
     with mock.patch.object(os, "replace", note):
         return train(cache, out, *options), written
+
+
+def complaint(cache: Path, out: Path, *options: object) -> str:
+    """What a training that fails has said last."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert train(cache, out, *options) == 1
+    return said.getvalue().splitlines()[-1]

@@ -63,7 +63,12 @@ def add_command(commands) -> None:
     train.add_argument("--latents", type=int, nargs="+", help="number of latents (default: 16 times the width)")
     train.add_argument("--k", type=int, nargs="+", help=f"latents kept for each vector (default: {DEFAULT_K})")
     train.add_argument("--activation", choices=("batchtopk", "topk"), help="default: batchtopk")
-    train.add_argument("--extend", type=Path, metavar="FILE", help="add concepts to this SAE and change nothing else")
+    train.add_argument(
+        "--extend",
+        type=Path,
+        metavar="FILE",
+        help="add concepts to this SAE and change no other latent; of topk the new ones take places among the k",
+    )
     for name, text in OPTIONS.items():
         default = getattr(TrainingConfig, name)
         shown = text if default is None else f"{text} (default: {default})"

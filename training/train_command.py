@@ -109,7 +109,7 @@ def _run(options: argparse.Namespace) -> None:
     config = TrainingConfig(**{name: getattr(options, name) for name in OPTIONS})
     plan = plan_training(cache, orders, config, groups=options.groups, extend=options.extend)
     _check_outputs(options, orders)
-    out = options.out.resolve()  # a name even of "."
+    out = Path(os.path.abspath(options.out))  # a name even of "."
     if options.tensorboard:
         _summary_writer()
     with contextlib.closing(PROGRESS[options.progress](speaks)) as progress:

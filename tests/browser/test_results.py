@@ -27,3 +27,20 @@ def test_nodes_show_text_and_heatmap_and_the_workflow_stays_as_it_was(comfy: Com
     assert [after[key] for key in ("widgets_values", "inputs", "size")] == [
         before[key] for key in ("widgets_values", "inputs", "size")
     ]
+
+
+def test_a_node_in_a_subgraph_has_its_text_again_when_the_workflow_is_opened(comfy: ComfyPage):
+    """The page hands over its results by the place of each node: that of one in a subgraph begins with the subgraph."""
+    comfy.open()
+    comfy.load(json.loads((ROOT / "example_workflows" / "See where a concept is.json").read_text()))
+    text = comfy.page.evaluate(
+        """type => {
+            const node = app.graph.nodes.find(node => node.type === type)
+            const { subgraph } = app.graph.convertToSubgraph(new Set([node]))
+            const inner = subgraph.nodes.find(node => node.type === type)
+            app.nodeOutputs = { [`${subgraph.id}:${inner.id}`]: { text: ["object: house  met"] } }
+            return inner.widgets.find(widget => widget.name === "result")?.value
+        }""",
+        SCORE,
+    )
+    assert text == "object: house  met"

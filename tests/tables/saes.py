@@ -16,6 +16,7 @@ from sae_eraser.training.concept_tables import Settings, select_concepts
 from sae_eraser.training.data import LabelledImages, choose_images
 from sae_eraser.training.stream import held_out
 from shapecanvas.concepts import OBJECTS, STYLES
+from shapecanvas.worlds import ALIKE
 
 GROUPS = {"object": OBJECTS, "style": STYLES}
 HOOKPOINTS = {"object": "mid_block.attentions.0", "style": "up_blocks.0.attentions.1"}
@@ -31,7 +32,7 @@ class Lengths:
     unsupervised: int
     """Steps of all SAEs."""
     supervised: int
-    """Further steps of ours; that of Concept Guard takes twice as many."""
+    """Further steps of ours; that of Concept Guard takes twice as many, and ours where objects are more alike."""
     epochs: int
     """Of SAEmnesia's fine-tuning, at most."""
 
@@ -83,17 +84,24 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 
 
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
-    """Ours; of styles without the guidance loss, as `train` advises where that explains too little."""
-    options = ["--supervised-steps", str(place.lengths.supervised)]
+    """Ours; of styles without the guidance loss, as `train` advises where that explains too little.
+
+    Where objects are more alike, they are told apart in training only after as long as for Concept Guard.
+    """
+    options = _hard(place.lengths) if ALIKE else ["--supervised-steps", str(place.lengths.supervised)]
     options += ["--guidance-weight", "0"] if group == "style" else []
     return trained(place, place.both_halves, "supervised", group, seed, *options)
 
 
 def drawn(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """That of Concept Guard."""
-    steps = ("--supervised-steps", str(2 * place.lengths.supervised))
-    options = ("--branch", "uncond", *steps, "--learning-rate", "2e-3")
+    options = ("--branch", "uncond", *_hard(place.lengths))
     return trained(place, place.both_halves, "drawn", group, seed, *options, hookpoint=DRAWN_HOOKPOINT)
+
+
+def _hard(lengths: Lengths) -> list[str]:
+    """How long and how fast where concepts are hard to tell apart."""
+    return ["--supervised-steps", str(2 * lengths.supervised), "--learning-rate", "2e-3"]
 
 
 def means_of_all_latents(place: Workplace, sae: LoadedSAE, group: str) -> tuple[LatentMeans, torch.Tensor]:

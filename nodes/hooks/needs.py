@@ -1,5 +1,9 @@
-"""What a run of a sampler must have for an erasure to act in it as was asked; else it ends with an error."""
+"""What a run of a sampler must have for an erasure to act in it as was asked; else it ends with an error.
 
+A part of the sampling in which no step lies is only noted: another sampler may have steps there.
+"""
+
+import logging
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -13,8 +17,8 @@ CALLS = "sae_eraser_calls"
 """Where the calls of the model in a run are, in transformer_options."""
 
 NO_STEP = (
-    "Concepts are to be changed in a part of the sampling in which no step lies, so they were not changed at all. Move "
-    "start_percent and end_percent apart, or sample with more steps."
+    "SAE Eraser: concepts are to be changed in a part of the sampling in which no step lies, so nothing was changed. "
+    "Move start_percent and end_percent apart, or sample with more steps."
 )
 OTHER_SCHEDULE = (
     "A node behind SAE Eraser's changes the noise schedule (ModelSamplingSD3, for instance), so start_percent and "
@@ -48,7 +52,7 @@ class Need:
         latents = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         met = [half for levels, prompted in calls if self._acts_at(levels) for half in prompted.tolist()]
         if not met and sigmas.max() > self.sigma_start and sigmas.min() <= self.sigma_end:
-            raise ValueError(NO_STEP)
+            logging.warning(NO_STEP)
         if met and all(met) and self.branch == "uncond":
             raise ValueError(UNPROMPTED_MISSING)
         return latents

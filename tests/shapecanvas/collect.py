@@ -8,7 +8,7 @@ from .world import SAMPLING, World
 
 
 def labelled_prompts() -> str:
-    """All 96 pairs as JSON lines."""
+    """All pairs as JSON lines."""
     rows = [{"prompt": pair_prompt(o, s), "object": o, "style": s} for o in OBJECTS for s in STYLES]
     return "\n".join(json.dumps(row) for row in rows)
 

@@ -84,7 +84,7 @@ def all_pairs(seeds_per_pair: int, first_seed: int = 0) -> tuple[list[tuple[int,
 
 
 def judge(world: World, seeds_per_pair: int, model=None, first_seed: int = 0, batch: int = 96, **sampling) -> Verdicts:
-    """Samples all 96 pairs and classifies the pictures."""
+    """Samples all pairs and classifies the pictures."""
     pairs, seeds = all_pairs(seeds_per_pair, first_seed)
     seen_objects, seen_styles = [], []
     for start in tqdm(range(0, len(pairs), batch), desc="sampling", leave=False):

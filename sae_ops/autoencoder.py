@@ -49,6 +49,11 @@ class SAEConfig:
         """Whether concepts can be erased with it."""
         return self.activation in ACTIVATIONS and self.input_norm == "none"
 
+    @property
+    def not_editable(self) -> str:
+        """What of it edits do not support, if it is not editable."""
+        return self.activation if self.input_norm == "none" else "norm of every vector"
+
 
 class SparseAutoencoder(nn.Module):
     """x [..., d] -> latents z [..., n] -> reconstruction [..., d].

@@ -33,7 +33,7 @@ def open_base(path: Path, cache: Cache, hookpoint: str) -> Base:
     base = Base(path, *load_sae(path))
     settings, header = cache.settings, base.header
     if not header.autoencoder.is_editable:
-        what = header.autoencoder.activation if header.autoencoder.input_norm == "none" else "norm of every vector"
+        what = header.autoencoder.not_editable
         raise ValueError(f"The SAE to extend cannot erase: its {what} is not supported in edits. Train a new one.")
     *_, width = cache.shape(hookpoint)
     for its, ours in (

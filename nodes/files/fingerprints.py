@@ -18,6 +18,11 @@ def was_written(path: Path) -> bool:
     return path in _written
 
 
+def is_gone(path: Path) -> bool:
+    """Whether a node wrote it and it is not there any more."""
+    return was_written(path) and not path.exists()
+
+
 def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Of those that exist: path, time and size."""
     return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths if path.exists()]

@@ -15,6 +15,7 @@ from ...sae_ops.concepts import Concept, ConceptStatistics
 from ...sae_ops.file import SAEFileError, SAEHeader, is_sae_file, read_header
 from ...sae_ops.formats import open_any, recognise
 from ...sae_ops.formats.checkpoint import SETTINGS, WEIGHT_SUFFIXES
+from .fingerprints import stamps
 
 FOLDER = "sae"
 NONE_INSTALLED = "no SAE installed"
@@ -81,8 +82,7 @@ def fingerprint(name: str | None) -> tuple | None:
 
 def _stamp(path: str | Path) -> tuple[str, tuple]:
     """The path, and what changes when the file does, or one beside it that describes another tool's SAE."""
-    beside = [found for name in SETTINGS if (found := Path(path).with_name(name)).is_file()]
-    return str(path), tuple((file.name, file.stat().st_mtime, file.stat().st_size) for file in (Path(path), *beside))
+    return str(path), tuple(stamps([Path(path), *(Path(path).with_name(name) for name in SETTINGS)]))
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,6 @@ def _read(name: str, path: str, stamp: tuple) -> LoadedSAE:
             "--model-family SD15"
         )
     if not header.autoencoder.is_editable:
-        what = header.autoencoder.activation if header.autoencoder.input_norm == "none" else "norm of every vector"
+        what = header.autoencoder.not_editable
         raise SAEFileError(f"The SAE '{name}' cannot erase: its {what} is not supported in edits. Choose another SAE.")
     return loaded

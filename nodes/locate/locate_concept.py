@@ -13,7 +13,7 @@ from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
 from ..collect.collect_progress import Progress
 from ..erase.erasing import sigma_range
-from ..files.fingerprints import NEVER_THE_SAME, note_written, was_written
+from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written
 from ..hooks.block_hooks import model_family
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
 from .exchanging import Exchange, PairSampler, partners
@@ -99,8 +99,7 @@ class LocateConcept(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name=None, **kwargs):
         """Runs again if the results are gone. A name that another node computes is None here."""
-        path = results_file(name) if name else None
-        return NEVER_THE_SAME if path and was_written(path) and not path.exists() else ""
+        return NEVER_THE_SAME if name and is_gone(results_file(name)) else ""
 
     @classmethod
     def execute(

@@ -66,11 +66,9 @@ def read_scores(watch: Watch, latent: dict, needed: list[int] | None = None) -> 
     """
     run, sae = watch.run_of(latent["samples"]), watch.sae
     scores = concept_scores(run.z, run.sigmas, sae.header.concepts, sae.statistics)
-    lacking = scores.isnan().any(dim=0)
-    if needed is not None and not run.z.isnan().any():
-        lacking &= torch.zeros_like(lacking).index_fill_(0, torch.tensor(needed), True)
-    if lacking.any():
-        names = ", ".join(sae.header.concepts[index].name for index in lacking.nonzero()[:, 0].tolist())
+    wanted = range(scores.shape[1]) if needed is None or run.z.isnan().any() else needed
+    names = ", ".join(sae.header.concepts[index].name for index in wanted if scores[:, index].isnan().any())
+    if names:
         raise ValueError(
             f"No score can be told for {names}: the model has drawn NaN, or the statistics of the SAE '{sae.name}' do "
             "not tell pictures with and without apart. Train the SAE again, or watch another."

@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...sae_ops.file import HOOKED_TENSORS
-from ..files.fingerprints import NEVER_THE_SAME, note_written, stamps, was_written
+from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
 from ..files.sae_files import FOLDER, open_sae
@@ -72,11 +72,12 @@ class ImportSAE(io.ComfyNode):
 
         An input that another node computes is None here.
         """
-        if name and was_written(new_sae_path(name)) and not new_sae_path(name).exists():
+        out = [new_sae_path(name)] if name else []
+        if any(map(is_gone, out)):
             return NEVER_THE_SAME
         found = [here for wanted in (path, concepts, settings) if wanted and (here := _find(wanted))]
         files = [file for here in found for file in (sorted(here.iterdir()) if here.is_dir() else [here])]
-        return stamps([*files, *([new_sae_path(name)] if name else [])])
+        return stamps([*files, *out])
 
     @classmethod
     def execute(

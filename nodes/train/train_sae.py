@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 
 from ...sae_ops.autoencoder import SAEConfig
 from ...training.cache import MANIFEST, Cache, CacheError
-from ..files.fingerprints import NEVER_THE_SAME, note_written, stamps, was_written
+from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
 from ..files.sae_files import open_sae
@@ -47,12 +47,12 @@ class TrainSAE(io.ComfyNode):
 
         An input that another node computes is None here.
         """
-        if name and was_written(new_sae_path(name)) and not new_sae_path(name).exists():
+        out = [new_sae_path(name)] if name else []
+        if any(map(is_gone, out)):
             return NEVER_THE_SAME
         folder = caches_folder() / cache.strip() if cache else None
         watched = [folder / MANIFEST, *sorted(folder.glob("shard-*.json"))] if folder else []
-        watched += [new_sae_path(name)] if name else []
-        return stamps(watched)
+        return stamps([*watched, *out])
 
     @classmethod
     def execute(

@@ -86,7 +86,7 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """Ours; of styles without the guidance loss, as `train` advises where that explains too little.
 
-    Where objects are more alike, they are told apart in training only after as long as for Concept Guard.
+    Where objects are more alike it is trained like that of Concept Guard, or some are erased too rarely.
     """
     options = _hard(place.lengths) if ALIKE else ["--supervised-steps", str(place.lengths.supervised)]
     options += ["--guidance-weight", "0"] if group == "style" else []

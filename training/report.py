@@ -43,13 +43,13 @@ def _about(sae: Made) -> str:
         (
             "Is it one to one?",
             "How strongly each concept's latent (column) fires in pictures of another concept (row) without its own; 1 "
-            "is its own.",
+            "is its own. Grey: there are no such pictures.",
             _matrix(drawn, fires / fires.diagonal().clamp(min=1e-9)),
         ),
         (
             "What is taken for what",
             "Share of pictures that show a concept (row) and not another one in which the other's (column) logit is "
-            "positive. On the diagonal it is the concept's own.",
+            "positive. On the diagonal it is the concept's own. Grey: there are no such pictures.",
             _matrix(drawn, is_seen),
         ),
         (
@@ -122,6 +122,7 @@ def _matrix(names: list[str], values: torch.Tensor) -> str:
     size = max(3.4, 0.26 * len(names) + 1.2)
     figure = _figure(size + 0.8, size)
     axes = figure.subplots()
+    axes.set_facecolor("lightgrey")  # seen where there is no number
     picture = axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)

@@ -19,6 +19,7 @@ from sae_eraser.training.assign import assign_latents, concept_scores, latent_me
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import concept_statistics, estimate_threshold
 from sae_eraser.training.data import choose_images
+from sae_eraser.training.distributed import device
 from sae_eraser.training.losses import decorrelation_loss
 from sae_eraser.training.sparse import reconstruct
 from sae_eraser.training.stream import Stream
@@ -40,24 +41,25 @@ def saemnesia(place: Workplace, group: str, seed: int) -> LoadedSAE:
 
 def _finetune(place: Workplace, group: str, seed: int) -> None:
     base = unsupervised(place, group, seed)
-    sae, cache = base.autoencoder.requires_grad_(True), Cache(place.cache)
+    sae, cache = base.autoencoder.requires_grad_(True).to(device()), Cache(place.cache)
     concepts = [(kind, name) for kind, names in GROUPS.items() for name in names]
     validating = torch.arange(len(cache.images)) % 5 == 0
     images = choose_images(cache, HOOKPOINTS[group], ~validating, concepts, 4_000_000)
     latents = assign_latents(concept_scores(latent_means(sae, images)))
-    labels = cache.labels(concepts).float()
+    labels = cache.labels(concepts).float().to(device())
     batches = Stream(cache, HOOKPOINTS[group], ~validating, buffer_bytes=2**30, seed=seed).maps(MAPS)
     held_maps, _, held = next(Stream(cache, HOOKPOINTS[group], validating, buffer_bytes=2**30, seed=seed).maps(1024))
-    kinds = torch.tensor([list(GROUPS).index(kind) for kind, _ in concepts])
+    kinds = torch.tensor([list(GROUPS).index(kind) for kind, _ in concepts], device=device())
+    unlike = torch.zeros(len(kinds), len(kinds), device=device())
     adam = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, eps=6.25e-10)
 
     def loss(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        x = sae.normalise(maps)
+        x = sae.normalise(maps.to(device()))
         reconstruction, _ = reconstruct(sae, x.flatten(0, 1), torch.float32)
         pre_acts = F.linear(x - sae.b_dec, sae.W_enc, sae.b_enc).relu()
         logits = pre_acts[..., latents].mean(dim=1)
-        told = F.binary_cross_entropy_with_logits(logits, labels[images])
-        correlation = decorrelation_loss(logits, kinds, torch.zeros(len(kinds), len(kinds)))
+        told = F.binary_cross_entropy_with_logits(logits, labels[images.to(device())])
+        correlation = decorrelation_loss(logits, kinds, unlike)
         mse = (reconstruction - x.flatten(0, 1)).square().mean()
         return mse + 3 * (told + 0.1 * correlation) + 0.01 * pre_acts.mean()
 
@@ -79,7 +81,7 @@ def _finetune(place: Workplace, group: str, seed: int) -> None:
         if worse == PATIENCE:
             break
     sae.load_state_dict(best)
-    sae.requires_grad_(False)
+    sae.cpu().requires_grad_(False)
     estimate_threshold(sae, Stream(cache, HOOKPOINTS[group], ~validating, buffer_bytes=2**30, seed=seed).vectors(2048))
     found = tuple(Concept(name, kind, (latent,)) for (kind, name), latent in zip(concepts, latents, strict=True))
     header = replace(base.header, concepts=found, training={"method": "SAEmnesia", "seed": seed})

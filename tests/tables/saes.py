@@ -1,5 +1,6 @@
 """The SAEs that are compared, all from one base: unsupervised, fine-tuned as SAEmnesia, and fine-tuned as ours."""
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sae_eraser.training.assign import LatentMeans, latent_means
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.concept_tables import Settings, select_concepts
 from sae_eraser.training.data import LabelledImages, choose_images
+from sae_eraser.training.distributed import device
 from sae_eraser.training.stream import held_out
 from shapecanvas.concepts import OBJECTS, STYLES
 from shapecanvas.worlds import ALIKE
@@ -109,7 +111,7 @@ def means_of_all_latents(place: Workplace, sae: LoadedSAE, group: str) -> tuple[
     path = place.folder / f"{sae.name}.means.safetensors"
     images = place.images(group)
     if not path.exists():
-        save_file(vars(latent_means(sae.autoencoder, images)), path)
+        save_file(vars(latent_means(copy.deepcopy(sae.autoencoder).to(device()), images)), path)
     return LatentMeans(**load_file(path)), images.levels()[0]
 
 

@@ -84,8 +84,9 @@ def test_it_erases(draw: Draw):
 
 
 def test_an_sae_whose_encoder_is_loaded_with_the_model_erases(draw: Draw):
-    plain, again = draw(), draw(UP, "silent", strength=0.0)
+    draw()  # ComfyUI works out noise levels where the model lies, at first on the CPU, which rounds some otherwise
+    plain, silent = draw(UP, "silent", strength=0.0), draw(UP, "silent")
+    again, erased = draw(UP, "disc", strength=0.0), draw(UP, "disc")
     assert torch.equal(again, plain), "without an eraser this ComfyUI draws two different pictures of one seed"
-    silent, erased = draw(UP, "silent"), draw(UP, "disc")
     assert torch.equal(silent, plain), f"differ by up to {(silent - plain).abs().max():.3f}"
     assert (erased - plain).abs().amax(dim=(1, 2, 3)).min() > 0.2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from .autoencoder import SparseAutoencoder
-from .largest import ScreenedEncoder, is_worthwhile
+from .largest import ScreenedEncoder, is_fast_at_bf16
 
 VECTORS_AT_ONCE = 2048
 """Of a topk SAE, whose latents must all be encoded."""
@@ -14,7 +14,7 @@ VECTORS_AT_ONCE = 2048
 
 def encoder_of(sae: SparseAutoencoder, device: torch.device) -> ScreenedEncoder:
     """That of an SAE, for few vectors on this device. It screens on the CPU alone: GPUs are slow to start kernels."""
-    return ScreenedEncoder(sae.W_enc, sae.b_enc, device, device.type == "cpu" and is_worthwhile(device))
+    return ScreenedEncoder(sae.W_enc, sae.b_enc, device, device.type == "cpu" and is_fast_at_bf16(device))
 
 
 class ChosenLatents:

@@ -37,7 +37,7 @@ def bf16_linear(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
     """For vectors in bf16; weight [n, d] and bias [n] of any dtype. Laid out for a processor that is fast at it."""
     weight, bias = weight.detach().bfloat16(), bias.detach().bfloat16()
     library = torch.ops.mkldnn
-    if weight.device.type == "cpu" and is_worthwhile(weight.device) and hasattr(library, "_linear_pointwise"):
+    if weight.device.type == "cpu" and is_fast_at_bf16(weight.device) and hasattr(library, "_linear_pointwise"):
         packed = library._reorder_linear_weight(weight, VECTORS_PER_BLOCK)
         return lambda x: library._linear_pointwise(x, packed, bias, "none", [], "")
     return partial(F.linear, weight=weight, bias=bias)
@@ -64,13 +64,13 @@ class ScreenedEncoder(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, device: torch.device, screens: bool | None = None):
         """weight fp32 [n, d], bias fp32 [n]. device: where the vectors will be; the weights may lie elsewhere.
 
-        screens: None is as is_worthwhile(device) says.
+        screens: None is as is_fast_at_bf16(device) says.
         """
         super().__init__()
         weight, bias = weight.detach(), bias.detach()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
-        self.screens = is_worthwhile(device) if screens is None else screens
+        self.screens = is_fast_at_bf16(device) if screens is None else screens
         rough = weight.bfloat16() if self.screens else weight
         on_cpu = device.type == "cpu"
         self.rough_weight = nn.Parameter(rough, requires_grad=False) if self.screens and not on_cpu else None
@@ -194,10 +194,11 @@ class ScreenedEncoder(nn.Module):
         return products + sums + 2 * ROUNDING * (size + self._largest_bias)
 
 
-def is_worthwhile(device: torch.device) -> bool:
-    """Whether this machine multiplies bf16 matrices much faster than fp32 ones, so that screening saves time."""
+def is_fast_at_bf16(device: torch.device) -> bool:
+    """Whether this machine multiplies bf16 matrices much faster than fp32 ones: those that cannot take far longer."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        emulates = torch.version.cuda is not None and torch.cuda.get_device_capability(device) < (8, 0)
+        return torch.cuda.is_bf16_supported() and not emulates
     known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     return device.type == "cpu" and any(supported is not None and supported() for supported in known)
 

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from ..sae_ops.file import TRAINED_BRANCHES
+from ..sae_ops.largest import is_fast_at_bf16
 
 PRECISIONS = ("bf16", "fp32")
 ASSIGNMENTS = ("greedy", "optimal")
@@ -22,8 +25,9 @@ class TrainingConfig:
     """Maps (one image at one noise level) a step in the supervised phase."""
     learning_rate: float | None = None
     """Adam's; None is 2e-4 / sqrt(n / 2^14). It falls to zero over the last fifth of each phase."""
-    precision: str = "bf16"
-    """Of the encoder's product while training; weights, sums, losses and thresholds are always fp32."""
+    precision: str | None = None
+    """Of the encoder's product while training; weights, sums, losses and thresholds are always fp32. None is bf16 where
+    the machine is fast at it, else fp32."""
     dead_after: int = 200_000
     """A latent is dead when it has not fired for this many vectors."""
     auxiliary_weight: float = 1 / 32
@@ -51,7 +55,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
+        if self.precision not in (None, *PRECISIONS):
             raise ValueError(f"Unknown precision '{self.precision}'; known are {', '.join(PRECISIONS)}.")
         if self.assignment not in ASSIGNMENTS:
             raise ValueError(f"Unknown assignment '{self.assignment}'; known are {', '.join(ASSIGNMENTS)}.")
@@ -65,3 +69,7 @@ class TrainingConfig:
         for name in ("unsupervised_steps", "supervised_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0.")
+
+    def precision_on(self, device: torch.device) -> str:
+        """The precision, or if none is set that of this device."""
+        return self.precision or ("bf16" if is_fast_at_bf16(device) else "fp32")

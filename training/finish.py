@@ -12,6 +12,7 @@ from ..sae_ops.concepts import Concept, ConceptStatistics
 from ..sae_ops.file import SAEHeader
 from .assign import companions, concept_scores, latent_means
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
+from .distributed import device
 from .extend import joined
 from .hookpoint_data import HookpointData, learned_from
 from .learner import Learner
@@ -99,6 +100,7 @@ def _header(plan: Plan, order: Order, concepts: tuple[Concept, ...], measurement
         concepts=concepts,
         training={
             **asdict(plan.config),
+            "precision": plan.config.precision_on(device()),
             "cache": plan.cache.digest,
             "sampling": settings.sampling,
             "images": len(plan.cache.images),

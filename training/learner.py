@@ -39,7 +39,7 @@ class Learner:
     def __init__(self, sae: SparseAutoencoder, config: TrainingConfig, only: torch.Tensor | None = None):
         """only: the latents that are trained, bool [n]; all other rows and b_dec stay as they are. None: all."""
         self.sae, self.config, self.only = sae, config, only
-        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.dtype = torch.bfloat16 if config.precision_on(sae.W_enc.device) == "bf16" else torch.float32
         self.silent = torch.zeros(sae.config.n_latents, dtype=torch.int64, device=sae.W_enc.device)
         """For how many vectors each latent has not fired."""
         usual = 2e-4 / (sae.config.n_latents / 2**14) ** 0.5

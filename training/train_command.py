@@ -24,14 +24,14 @@ from .train_progress import CHECK, PROGRESS, TrainProgress
 
 DEFAULT_K = 32
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS, "branch": TRAINED_BRANCHES}
-KINDS = {"learning_rate": float, "concept_latents": int}
+KINDS = {"learning_rate": float, "precision": str, "concept_latents": int}
 OPTIONS = {
     "unsupervised_steps": "steps that learn to reconstruct; 0 trains both at once from random latents",
     "supervised_steps": "steps that bind each concept to its latent",
     "vectors": "activation vectors a step, in the first phase",
     "maps": "maps (one image at one noise level) a step, in the second",
     "learning_rate": "Adam's (default: 2e-4 / sqrt(latents / 2^14))",
-    "precision": "of the encoder's product",
+    "precision": "of the encoder's product (default: bf16 if this machine is fast at it, else fp32)",
     "assignment": "how latents are given to concepts",
     "concept_latents": "of every concept: its own, and those that carry the rest of it (default: 24; of uncond 8)",
     "concept_weight": "of the concept loss beside the reconstruction",

@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sae_eraser.sae_ops.largest import ScreenedEncoder, bf16_linear, chosen_dots, largest, with_fp32_sums
+from sae_eraser.sae_ops.largest import (
+    ScreenedEncoder,
+    bf16_linear,
+    chosen_dots,
+    is_fast_at_bf16,
+    largest,
+    with_fp32_sums,
+)
 
 CPU = torch.device("cpu")
 
@@ -151,6 +158,15 @@ def test_latents_that_bf16_cannot_tell_apart_are_told_apart():
     assert torch.equal(latents.sort().values, expected.sort().values)
     _, rough = largest(x.bfloat16(), bf16_linear(weight, bias), 16)
     assert not torch.equal(rough.sort().values, expected.sort().values)
+
+
+@pytest.mark.parametrize("capability, fast", [((7, 5), False), ((8, 6), True)])
+def test_a_gpu_that_only_emulates_bf16_is_not_fast_at_it(monkeypatch, capability, fast):
+    """torch calls it supported on both."""
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert is_fast_at_bf16(torch.device("cuda")) == fast
 
 
 def test_sums_are_not_rounded_on_gpus():

@@ -77,6 +77,13 @@ def test_reconstructing_explains_more_and_keeps_decoder_rows_at_unit_norm(precis
     torch.testing.assert_close(trained.sae.W_dec.norm(dim=1), torch.ones(32))
 
 
+def test_the_product_is_in_bf16_only_where_the_machine_is_fast_at_it(monkeypatch):
+    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("sae_eraser.training.config.is_fast_at_bf16", lambda device, fast=fast: fast)
+        assert learner(TrainingConfig()).dtype == dtype
+        assert learner(TrainingConfig(precision="bf16")).dtype == torch.bfloat16
+
+
 def test_supervising_makes_the_latents_tell_their_concepts():
     trained = learner()
     numbers = [trained.supervise(MAPS, None, LABELS, task([3, 1, 4, 15, 9]), step / 60) for step in range(60)]

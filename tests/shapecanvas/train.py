@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from checkout import import_root
+
 from .classifier import Classifier
 from .concepts import OBJECTS, STYLES, training_prompt
 from .drawing import draw
@@ -125,7 +127,10 @@ def fit(
 
 
 def bf16():
-    return torch.autocast("cpu", torch.bfloat16)
+    """Where the processor is fast at it; one that is not takes thirty times as long."""
+    from sae_eraser.sae_ops.largest import is_fast_at_bf16
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=is_fast_at_bf16(torch.device("cpu")))
 
 
 def initialise(module: torch.nn.Module) -> torch.nn.Module:
@@ -338,6 +343,7 @@ def main() -> None:
     from comfy.cli_args import args
 
     args.cpu = True
+    import_root()
     torch.use_deterministic_algorithms(True)  # sums over words, for instance, are otherwise made in any order
     from comfy.ldm.modules import attention
 
@@ -359,7 +365,8 @@ def main() -> None:
         def encode(inputs):
             return F.conv2d(inputs, weight, bias, stride=PATCH)
 
-    latents = torch.cat([encode(as_input(chunk)).half() for chunk in pictures.split(1024)])
+    chunks = tqdm(pictures.split(1024), desc="encoding")
+    latents = torch.cat([encode(as_input(chunk)).half() for chunk in chunks])
 
     unet, text_encoder = train_diffusion(work, latents, arguments.per_pair, arguments.diffusion_steps, start)
     if not start:

@@ -26,6 +26,10 @@ class Settings:
     """At each step the latents whose score exceeds this percentile of all scores."""
     multiplier: float = -1.0
 
+    @property
+    def are_possible(self) -> bool:
+        return 0 <= self.percentile < 100 and abs(self.multiplier) < float("inf")
+
 
 def ddim_sigmas(steps: int) -> torch.Tensor:
     """Noise levels of Stable Diffusion's DDIM steps, in the order in which they run [steps].
@@ -83,7 +87,7 @@ def read_settings(path: Path) -> dict[str, Settings]:
             f"{path} should hold a percentile and a multiplier for each concept ({error}). Choose another --settings."
         ) from error
     for name, settings in found.items():
-        if not 0 <= settings.percentile < 100 or not abs(settings.multiplier) < float("inf"):
+        if not settings.are_possible:
             raise ValueError(f"{path}: '{name}' has impossible settings: {settings}. Choose another --settings.")
     return found
 

@@ -55,6 +55,9 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.out} exists. Choose another --out, or pass --overwrite to replace it.")
     if options.settings and not options.concepts:
         raise ValueError("--settings are of concepts; pass their table as well, with --concepts.")
+    default = Settings(options.percentile, options.multiplier)
+    if not default.are_possible:
+        raise ValueError("--percentile must be at least 0 and below 100, and --multiplier a finite number.")
     path = _local(options.path)
     if is_sae_file(path):
         raise ValueError(f"{path} is an SAE file already. Put it into ComfyUI's models/sae.")
@@ -64,7 +67,6 @@ def run(options: argparse.Namespace) -> None:
     statistics = no_statistics()
     if options.concepts:
         settings = read_settings(options.settings) if options.settings else {}
-        default = Settings(options.percentile, options.multiplier)
         concepts, statistics = concepts_of_table(
             options.concepts, header.autoencoder.n_latents, options.group, settings, default
         )

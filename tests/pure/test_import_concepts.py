@@ -142,6 +142,16 @@ def test_the_command_puts_them_into_the_file(path, tmp_path, capsys):
     assert out.stat().st_size < 40_000
 
 
+@pytest.mark.parametrize("option", ["--percentile=150", "--percentile=nan", "--multiplier=nan", "--multiplier=inf"])
+def test_impossible_settings_of_the_command_line_leave_the_file_that_was_there(path, tmp_path, capsys, option):
+    source, out = Path(__file__).parent / "references" / "sparsify_topk", tmp_path / "sae.safetensors"
+    out.write_text("as it was")
+    place = ("--hookpoint", "up_blocks.1.attentions.1", "--model-family", "SD15", "--overwrite")
+    assert main(["import", str(source), "--out", str(out), *place, "--concepts", str(path), option]) == 1
+    assert "--percentile must be at least 0 and below 100, and --multiplier a finite" in capsys.readouterr().err
+    assert out.read_text() == "as it was"
+
+
 @pytest.mark.parametrize(
     "spoil, words",
     [

@@ -7,7 +7,7 @@ import torch
 
 from ..autoencoder import SparseAutoencoder
 from ..concepts import ConceptStatistics
-from ..file import SAEFileError, SAEHeader, is_sae_file, load_sae
+from ..file import HOOKED_TENSORS, SAEFileError, SAEHeader, is_sae_file, load_sae
 from .checkpoint import WEIGHT_SUFFIXES, Checkpoint, open_checkpoint
 from .places import named_place
 from .table import FORMATS, Format
@@ -49,11 +49,17 @@ def read_foreign(path: Path, given: dict | None = None) -> ForeignSAE:
             f"understood ({type(error).__name__}: {error}). Download or save it again."
         ) from error
     place = named_place(checkpoint)
+    hooked = place.hooked or found.hooked
+    if hooked not in HOOKED_TENSORS:
+        raise SAEFileError(
+            f"{checkpoint.path}: the settings beside it call the hooked tensor '{hooked}'; known are "
+            f"{', '.join(HOOKED_TENSORS)}. Export or download it again."
+        )
     header = SAEHeader(
         place.hookpoint,
         place.model_family or found.model_family,
         sae.config,
-        place.hooked or found.hooked,
+        hooked,
         training={"imported": {"format": found.name, "file": checkpoint.path.name}},
     )
     return ForeignSAE(found.name, sae, header)

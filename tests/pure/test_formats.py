@@ -290,6 +290,13 @@ def test_settings_that_make_no_sense_are_refused_as_such(tmp_path, case, setting
         read_foreign(folder)
 
 
+def test_a_hooked_tensor_that_no_node_knows_is_refused(tmp_path, weights):
+    """It would be taken for the output."""
+    folder = write_saeuron(tmp_path / "bad", weights, metadata={"sae_eraser_hooked": "input"})
+    with pytest.raises(SAEFileError, match="hooked tensor 'input'; known are output, residual"):
+        open_any(folder / "sae.safetensors")
+
+
 @pytest.mark.parametrize("factor", [0, -2.0, float("nan")])
 def test_an_input_scale_that_is_none(tmp_path, factor):
     source = REFERENCES / "saelens_standard"

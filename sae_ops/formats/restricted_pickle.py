@@ -40,6 +40,8 @@ def read_torch_file(path: Path) -> Any:
 
 def read_pickle(path: Path) -> Any:
     """What pickle.dump or torch.save has written. Raises SAEFileError as read_torch_file does."""
+    if not path.is_file():
+        raise SAEFileError(f"{path} does not exist. Put the file there, or choose another one.")
     try:
         with open(path, "rb") as file:
             if file.read(4) == ZIP:

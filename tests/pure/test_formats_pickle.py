@@ -149,6 +149,12 @@ def test_a_truncated_pickle(tmp_path, share):
         read_pickle(tmp_path / "cut.pkl")
 
 
+def test_a_missing_file_is_called_so_and_not_damaged(tmp_path):
+    for path in (tmp_path / "none.pkl", tmp_path):
+        with pytest.raises(SAEFileError, match=f"^{path} does not exist"):
+            read_pickle(path)
+
+
 def test_a_file_that_would_unpack_to_far_more_is_refused(tmp_path):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "stored.pt")
     with zipfile.ZipFile(tmp_path / "stored.pt") as old, zipfile.ZipFile(tmp_path / "small.pt", "w") as new:

@@ -37,6 +37,8 @@ class SAEConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a whole number.")
         if self.d_in < 1:
             raise ValueError(f"d_in is {self.d_in}, but must be at least 1.")
+        if self.d_in * self.n_latents >= 2**60:
+            raise ValueError(f"{self.n_latents} latents of width {self.d_in} are more than any memory holds.")
         if not 0 < self.k <= self.n_latents:
             raise ValueError(f"k is {self.k}, but must lie between 1 and the number of latents, {self.n_latents}.")
         if self.activation == "groupmax" and self.n_latents % self.k:

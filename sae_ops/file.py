@@ -162,7 +162,7 @@ def _parse(path: Path, metadata: dict[str, str]) -> SAEHeader:
             raise ValueError(f"branch '{header.branch}' is unknown; known are {', '.join(TRAINED_BRANCHES)}")
     except SAEFileError:
         raise
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise SAEFileError(f"{path}: its header cannot be understood ({error}). Train or download it again.") from error
     return header
 

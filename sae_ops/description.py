@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .concepts import Concept
-from .file import SAEHeader, read_header
+from .file import SAEFileError, SAEHeader, read_header
 from .formats import is_ours, read_foreign
 
 EXPLAINED = 0.6
@@ -13,7 +13,14 @@ EXPLAINED = 0.6
 def describe_file(path: Path) -> str:
     """Of an SAE file, or of another tool's; without the weights where the header says all. Raises SAEFileError."""
     if is_ours(path):
-        return describe(path, read_header(path))
+        header = read_header(path)
+        try:
+            return describe(path, header)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # facts may be anything
+            raise SAEFileError(
+                f"{path}: what it says of its training cannot be understood ({error}). It can erase all the same; to "
+                "see what is in it, train or download it again."
+            ) from error
     foreign = read_foreign(path)
     how = f"{foreign.format}, to be imported with: sae-eraser import {path} --out FILE"
     return f"{how}\n{describe(path, foreign.header)}"

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pytest
 import torch
 
 from checkout import ROOT
 from pure.planted import plant, write_cache
-from pure.sae_files import write_good_file
+from pure.sae_files import rewrite, write_good_file
 from pure.training_runs import train
 from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.training.cli import main
@@ -30,6 +31,24 @@ def test_info_shows_what_training_has_shown(tmp_path, capsys):
     text = capsys.readouterr().out
     assert shown.startswith(text)
     assert "fvu: 0." in text and "object: disc" in text and ", accuracy " in text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"training": {"validation": [1]}},
+        {"training": {"images": 3, "sampling": 5}},
+        {"concepts": [{"name": "disc", "group": "object", "latents": [0], "facts": {"explained": None}}]},
+    ],
+    ids=str,
+)
+def test_info_of_facts_that_are_none_is_a_line(tmp_path, capsys, fields):
+    path = write_good_file(tmp_path / "sae.safetensors")
+    rewrite(path, **fields)
+    assert main(["info", str(path)]) == 1
+    message = capsys.readouterr().err
+    assert f"sae-eraser: {path}: what it says of its training cannot be understood" in message
+    assert message.count("\n") == 1
 
 
 def test_info_writes_where_the_file_can_be_downloaded(tmp_path, capsys):

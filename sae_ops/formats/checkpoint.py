@@ -88,5 +88,6 @@ def _settings(folder: Path) -> dict[str, Any]:
                 settings = json.loads((folder / name).read_text(encoding="utf-8"))
             except (RecursionError, ValueError) as error:
                 raise SAEFileError(f"{folder / name} is no JSON ({error}). Download it again.") from error
-            return settings if isinstance(settings, dict) else {}
+            settings = settings if isinstance(settings, dict) else {}
+            return {name: value for name, value in settings.items() if value is not None}
     return {}

@@ -59,6 +59,13 @@ def test_what_the_files_leave_out_is_given(out):
     assert header.hooked == "residual"
 
 
+def test_a_setting_that_the_files_leave_empty_is_given(tmp_path, out):
+    (tmp_path / "sae.safetensors").write_bytes((SPARSIFY / "sae.safetensors").read_bytes())
+    (tmp_path / "cfg.json").write_text('{"k": null, "num_latents": null}')
+    assert main(["import", str(tmp_path / "sae.safetensors"), "--out", str(out), *PLACE, "--k", "5"]) == 0
+    assert load_sae(out)[0].config.k == 5
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

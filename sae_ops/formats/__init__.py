@@ -71,6 +71,7 @@ def find_weights(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise SAEFileError(f"{path} does not exist. Give an SAE file, or the folder in which one lies.")
+    others: list[Path] = []
     for pattern in ("*", "*/*", "*/*/*"):
         found = [file for file in sorted(path.glob(pattern)) if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
         saes = [file for file in found if recognise(file)]
@@ -79,8 +80,9 @@ def find_weights(path: Path) -> Path:
             raise SAEFileError(f"{path} holds several SAEs; give one of them: {names}.")
         if saes:
             return saes[0]
-        if len(found) == 1:  # whatever is wrong with it can be said
-            return found[0]
+        others += found
+    if len(others) == 1:  # whatever is wrong with it can be said
+        return others[0]
     raise SAEFileError(f"{path} holds no SAE in a known format. Known are: {', '.join(known_formats())}.")
 
 

@@ -368,6 +368,13 @@ def test_a_folder_with_several_saes_asks_which(tmp_path, weights):
         read_foreign(tmp_path)
 
 
+def test_an_sae_is_found_below_a_file_of_other_things(tmp_path, weights):
+    """As trainers leave them: their own state, and the SAE in a folder."""
+    folder = write_saeuron(tmp_path / "unet.up_blocks.1.attentions.1", weights)
+    torch.save({"global_step": 1}, tmp_path / "state.pt")
+    assert find_weights(tmp_path) == folder / "sae.safetensors"
+
+
 def test_a_folder_without_an_sae(tmp_path):
     with pytest.raises(SAEFileError, match="no SAE in a known format.*SAELens"):
         read_foreign(tmp_path)

@@ -1,7 +1,9 @@
 """Which concepts an evaluation is about, as a ComfyUI lists them and as the prompts label them."""
 
+import json
 import urllib.parse
 from contextlib import nullcontext
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from sae_eraser.training import evaluate_command
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui_server import ComfyUI
-from sae_eraser.training.evaluation.settings import choose_concepts
+from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files
+from sae_eraser.training.evaluation.settings import choose_concepts, keep_settings
+from sae_eraser.training.prompts import LabelledPrompt
 
 
 class Listing(ComfyUI):
@@ -48,6 +52,27 @@ def test_all_that_the_prompts_name_are_chosen_with_namesakes_told_apart_by_their
 def test_what_cannot_be_evaluated_is_said(wanted, groups, message):
     with pytest.raises(ValueError, match=message):
         chosen(wanted, **groups)
+
+
+def test_settings_that_comfyui_refused_can_be_put_right(tmp_path):
+    """Nothing was sampled with them; or only the originals, which what erases does not concern."""
+    comfyui = mock.Mock(request=lambda path: [])
+    wrong = Sampling("c", "mine", [LabelledPrompt("a star", {})], 0, 4, {"steps": 0}, {"mode": "scal"})
+    half = replace(wrong, inputs={"steps": 9})
+    right = replace(half, erasing={"mode": "scale"}, guard={"sae": "drawn", "threshold": 0.5})
+    keep_settings(comfyui, tmp_path, wrong)
+    keep_settings(comfyui, tmp_path, half)
+    for setting, now, changed in ((ORIGINAL, right, "inputs"), (Setting("star", 1.0), right, "inputs, erasing, guard")):
+        picture = picture_files(tmp_path, now, setting)[0]
+        picture.parent.mkdir(parents=True)
+        picture.touch()
+        keep_settings(comfyui, tmp_path, now)
+        with pytest.raises(ValueError, match=rf"sampled with other settings \({changed}\)"):
+            keep_settings(comfyui, tmp_path, wrong)
+    written = (tmp_path / "sampling.json").stat().st_mtime_ns
+    keep_settings(comfyui, tmp_path, right)
+    assert (tmp_path / "sampling.json").stat().st_mtime_ns == written
+    assert json.loads((tmp_path / "sampling.json").read_text())["erasing"] == {"mode": "scale"}
 
 
 def test_a_name_that_concept_guard_would_cut_in_two_is_refused_before_anything_is_sampled(tmp_path, capsys):

@@ -11,7 +11,7 @@ from ...sae_ops.atomic_write import write_atomically
 from ..comfyui_server import ComfyUI, ComfyUIError, default_inputs, node_schema
 from ..node_options import SAMPLING, NodeOption, given_inputs
 from ..prompts import LabelledPrompt
-from .pictures import ERASE, GUARD, SAMPLE, Sampling
+from .pictures import ERASE, GUARD, ORIGINAL, SAMPLE, Sampling
 from .scores import labels_of
 
 ERASING: tuple[NodeOption, ...] = (
@@ -93,23 +93,28 @@ def read_sampling(comfyui: ComfyUI, options: argparse.Namespace, prompts: list[L
 
 
 def keep_settings(comfyui: ComfyUI, out: Path, sampling: Sampling) -> None:
-    """Notes what the pictures depend on. Raises ValueError if the folder holds pictures of something else."""
+    """Notes what the pictures depend on. Raises ValueError if the folder holds pictures of something else.
+
+    The originals do not depend on how is erased: after an erasure that ComfyUI refused they are of use to the next.
+    """
     files = [("checkpoints", sampling.checkpoint), ("sae", sampling.sae)]
     if sampling.guard:
         files.append(("sae", sampling.guard["sae"]))
     stamps = {f"file {name}": _stamp(comfyui, folder, name) for folder, name in files}
     now = json.loads(json.dumps(asdict(sampling) | stamps))
     path = out / "sampling.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in now if before.get(name) != now[name]]
-        if changed:
-            raise ValueError(
-                f"{out} holds pictures that were sampled with other settings ({', '.join(changed)}). "
-                "Choose another folder for --out, or delete this one."
-            )
-        return
-    write_atomically(path, lambda part: part.write_text(json.dumps(now, indent=2), encoding="utf-8"))
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = [name for name in now if before.get(name) != now[name]]
+    drawn = {picture.parent.name for picture in (out / "pictures").glob("*/*.png")} if before else set()
+    of_erasing = {"sae", "erasing", "guard", *stamps} - {f"file {sampling.checkpoint}"}
+    mixed = [name for name in changed if name not in of_erasing or drawn != {ORIGINAL.name}]
+    if drawn and mixed:
+        raise ValueError(
+            f"{out} holds pictures that were sampled with other settings ({', '.join(mixed)}). "
+            "Choose another folder for --out, or delete this one."
+        )
+    if changed:
+        write_atomically(path, lambda part: part.write_text(json.dumps(now, indent=2), encoding="utf-8"))
 
 
 def _stamp(comfyui: ComfyUI, folder: str, name: str) -> list:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .comfyui_server import add_comfyui_options, chosen_comfyui, default_inputs, node_schema
 from .node_options import SAMPLING, NodeOption, add_node_options, given_inputs
-from .prompts import read_prompts
+from .prompts import read_prompts, read_text
 from .run_node import run_node
 
 NODE = "SAEEraser_CollectActivations"
@@ -44,7 +44,7 @@ def add_command(commands) -> None:
 
 def collect(options: argparse.Namespace) -> None:
     """Runs the node to its end, showing how far it is. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
-    prompts = options.prompts.read_text(encoding="utf-8-sig")
+    prompts = read_text(options.prompts)
     read_prompts(prompts)  # a mistake in them shows before ComfyUI starts
     with chosen_comfyui(options) as comfyui:
         defaults = default_inputs(node_schema(comfyui, NODE))

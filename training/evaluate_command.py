@@ -38,7 +38,7 @@ from .evaluation.scores import label_groups
 from .evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
 from .node_options import SAMPLING, add_node_options
 from .progress import progress_bar
-from .prompts import read_prompts
+from .prompts import read_prompts, read_text
 
 
 def add_command(commands) -> None:
@@ -89,7 +89,7 @@ def add_command(commands) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Writes evaluation.json, .md and .html. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
     _check_numbers(options)
-    prompts = read_prompts(options.prompts.read_text(encoding="utf-8-sig")) * options.seeds
+    prompts = read_prompts(read_text(options.prompts)) * options.seeds
     groups = label_groups(prompts)
     if not groups:
         raise ValueError(f"The prompts of {options.prompts} have no labels, so nothing says what should be seen.")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .comfyui_server import add_comfyui_options, chosen_comfyui, default_inputs, node_schema
 from .node_options import SAMPLING, NodeOption, add_node_options, given_inputs
+from .prompts import read_text
 from .run_node import run_node
 
 NODE = "SAEEraser_LocateConcept"
@@ -41,7 +42,7 @@ def add_command(commands) -> None:
 
 def locate(options: argparse.Namespace) -> None:
     """Runs the node to its end, showing how far it is. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
-    pairs = options.pairs.read_text(encoding="utf-8-sig")
+    pairs = read_text(options.pairs)
     with chosen_comfyui(options) as comfyui:
         defaults = default_inputs(node_schema(comfyui, NODE))
         inputs = {**defaults, "pairs": pairs, **given_inputs(options, INPUTS)}

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,14 @@ class LabelledPrompt:
 
     prompt: str
     labels: dict[str, tuple[str, ...]]
+
+
+def read_text(path: Path) -> str:
+    """What a file of prompts holds. Raises OSError, or ValueError that names the file if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}). Save it so; Excel calls that CSV UTF-8.") from error
 
 
 def read_prompts(text: str) -> list[LabelledPrompt]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sae_eraser.training.cli import main
 from sae_eraser.training.prompts import LabelledPrompt, read_prompts
 
 STAR = LabelledPrompt("a star in neon style", {"object": ("star",), "style": ("neon",)})
@@ -127,3 +128,14 @@ def test_a_name_that_the_header_has_twice_is_refused():
     with pytest.raises(ValueError, match="'object' twice. Put several labels .* separated by ';'"):
         read_prompts("prompt,object, object\na star and a ring,star,ring")
     assert read_prompts("prompt,object,,\na star,star,,") == [LabelledPrompt("a star", {"object": ("star",)})]
+
+
+@pytest.mark.parametrize("command", ["collect", "evaluate", "locate"])
+def test_a_file_that_is_not_utf_8_is_named(tmp_path, capsys, command):
+    """As Excel saves plain CSV."""
+    path = tmp_path / "prompts.csv"
+    path.write_bytes("prompt,object\na café,café\n".encode("cp1252"))
+    line = [command, "--checkpoint", "c", "--pairs" if command == "locate" else "--prompts", str(path)]
+    line += ["--sae", "s", "--classifier", "c", "--out", str(tmp_path)] if command == "evaluate" else []
+    assert main([*line, "--server", "http://127.0.0.1:1"]) == 1
+    assert f"sae-eraser: {path} is not in UTF-8 (" in capsys.readouterr().err

@@ -158,6 +158,26 @@ def test_a_network_that_cannot_be_made(tmp_path, change, message):
         open_classifier(str(tmp_path / "c.json"), LABELS, {})
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model": 5}, "c.json cannot be read .*Write for example"),
+        ({"weights": ["weights"]}, "c.json cannot be read .*Write for example"),
+        ({"classes": 2}, "c.json cannot be read .*Write for example"),
+        ({"mean": 0.5}, "c.json cannot be read .*Write for example"),
+        ({"mean": [0.5]}, "c.json cannot judge a picture .*Correct its size, mean and std"),
+        ({"size": "32"}, "c.json cannot judge a picture .*Correct its size, mean and std"),
+        ({"std": [0, 0, 0]}, "c.json answers NaN"),
+    ],
+)
+def test_a_description_of_the_wrong_kind_is_said_before_anything_is_sampled(tmp_path, change, message):
+    write_network(tmp_path)
+    facts = json.loads((tmp_path / "c.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps({"object": facts["object"] | change}))
+    with pytest.raises(ClassifierError, match=message):
+        check_classifier(open_classifier(str(tmp_path / "c.json"), LABELS, {}), LABELS, 32, 32)
+
+
 def test_a_network_without_a_linear_layer_at_its_end(tmp_path):
     write_network(tmp_path, name="squeezenet1_1")
     with pytest.raises(ClassifierError, match="squeezenet1_1 does not end in a linear layer"):

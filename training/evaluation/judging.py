@@ -65,11 +65,21 @@ class ClassifierError(ValueError):
 def check_classifier(classifier: Classifier, labels: dict[str, list[str]], height: int, width: int) -> Classifier:
     """Tries it on a picture of noise, and returns it as one that has answered so.
 
-    Raises ClassifierError if it does not know a group or a label of the prompts.
+    Raises ClassifierError if it cannot judge, or does not know a group or a label of the prompts.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (1, height, width, 3), generator=generator, dtype=torch.uint8)
-    answer = classifier.judge(noise)
+    try:
+        answer = classifier.judge(noise)
+    except (RuntimeError, TypeError) as error:
+        raise ClassifierError(
+            f"The classifier {classifier.name} cannot judge a picture ({str(error).splitlines()[0]}). Correct its "
+            "size, mean and std."
+        ) from error
+    if not all(values.isfinite().all() for values in answer.probabilities.values()):
+        raise ClassifierError(
+            f"The classifier {classifier.name} answers NaN. Its weights hold NaN, or its std is 0: choose others."
+        )
     classes = answer.classes
     for group, names in labels.items():
         if group not in classes:

@@ -29,7 +29,10 @@ def open_networks(file: Path) -> Classifier:
     except (OSError, ValueError) as error:
         raise ClassifierError(f"The classifier {file} cannot be read ({error}). Write for example {EXAMPLE}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = {group: _Network(file, group, facts, device) for group, facts in described.items()}
+    try:
+        networks = {group: _Network(file, group, facts, device) for group, facts in described.items()}
+    except (AttributeError, TypeError) as error:  # text where a list belongs, or the like
+        raise ClassifierError(f"The classifier {file} cannot be read ({error}). Write for example {EXAMPLE}") from error
 
     def judge(pictures: torch.Tensor) -> Judgement:
         judged = {group: network(pictures) for group, network in networks.items()}

@@ -95,7 +95,11 @@ def add_comfyui_options(parser: argparse.ArgumentParser) -> None:
 def chosen_comfyui(options: argparse.Namespace) -> Iterator[ComfyUI]:
     """The ComfyUI of the options, stopped afterwards if this started it. Raises ComfyUIError, also after Ctrl-C."""
     try:
-        if options.server:
+        if options.server is not None:
+            if not options.server.startswith(("http://", "https://")):
+                raise ComfyUIError(f"'{options.server}' is no address. Write e.g. --server http://127.0.0.1:8188")
+            if options.comfyui_args:
+                raise ComfyUIError("--comfyui-args are for a ComfyUI that --comfyui starts; the one at --server runs.")
             yield ComfyUI(options.server.rstrip("/"))
         else:
             with started_comfyui(options.comfyui, options.comfyui_args) as comfyui:
@@ -146,8 +150,11 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def node_schema(comfyui: ComfyUI, node: str) -> dict:
-    """What ComfyUI says of a node of this pack. Raises ComfyUIError if it does not have it."""
-    schema = comfyui.request(f"/object_info/{node}").get(node)
+    """What ComfyUI says of a node of this pack. Raises ComfyUIError if it does not have it, or is something else."""
+    try:
+        schema = comfyui.request(f"/object_info/{node}").get(node)
+    except (AttributeError, urllib.error.HTTPError, json.JSONDecodeError) as error:
+        raise ComfyUIError(f"{comfyui.url} does not answer as a ComfyUI does ({error}). Check the address.") from error
     if schema is None:
         raise ComfyUIError(f"ComfyUI at {comfyui.url} has no node {node}. Install SAE Eraser there and restart it.")
     return schema

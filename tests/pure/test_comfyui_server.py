@@ -1,0 +1,41 @@
+"""What is said where the address is none, or something else than ComfyUI answers there."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from sae_eraser.training.cli import main
+
+
+def said_of(server: str, *more: str, tmp_path, capsys) -> str:
+    (tmp_path / "prompts.csv").write_text("prompt,object\na star,star\n")
+    line = ["collect", "--checkpoint", "c", "--prompts", str(tmp_path / "prompts.csv"), "--server", server]
+    assert main([*line, *more]) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:8188"])
+def test_what_is_no_address(tmp_path, capsys, address):
+    said = said_of(address, tmp_path=tmp_path, capsys=capsys)
+    assert f"'{address}' is no address. Write e.g. --server http://127.0.0.1:8188" in said
+
+
+def test_arguments_for_a_comfyui_that_runs_already(tmp_path, capsys):
+    said = said_of("http://127.0.0.1:1", "--comfyui-args", "--lowvram", tmp_path=tmp_path, capsys=capsys)
+    assert "--comfyui-args are for a ComfyUI that --comfyui starts" in said
+
+
+@pytest.mark.parametrize("status, body", [(200, b"<html>"), (200, b"[]"), (404, b"")], ids=str)
+def test_another_server(tmp_path, capsys, status, body):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert f"sae-eraser: {url} does not answer as a ComfyUI" in said_of(url, tmp_path=tmp_path, capsys=capsys)
+        server.shutdown()

@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> None:
     """Raises ValueError or OSError if something is wrong with what was asked for."""
     if options.out.is_dir():
         raise ValueError(f"{options.out} is a folder. Name the file as well: {options.out / 'sae.safetensors'}")
+    if options.out.suffix not in (".safetensors", ".part"):  # .part: of the node, which compares it and throws it away
+        raise ValueError(f"ComfyUI would not list {options.out}. Name it {options.out.name}.safetensors")
     if options.out.exists() and not options.overwrite:
         raise ValueError(f"{options.out} exists. Choose another --out, or pass --overwrite to replace it.")
     if options.settings and not options.concepts:

@@ -91,6 +91,12 @@ def test_a_file_that_exists_is_kept(out, capsys):
     assert "is a folder" in capsys.readouterr().err
 
 
+def test_a_name_that_comfyui_would_not_list_is_refused(out, capsys):
+    assert main(["import", str(SPARSIFY), "--out", str(out.with_suffix(".v2")), *PLACE]) == 1
+    assert "mine.v2. Name it mine.v2.safetensors" in capsys.readouterr().err
+    assert not out.parent.exists()
+
+
 def test_our_own_file_needs_no_import(out, tmp_path, capsys):
     assert main(["import", str(write_good_file(tmp_path / "sae.safetensors")), "--out", str(out), *PLACE]) == 1
     assert "already" in capsys.readouterr().err

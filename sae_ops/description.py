@@ -22,7 +22,7 @@ def describe_file(path: Path) -> str:
                 "see what is in it, train or download it again."
             ) from error
     foreign = read_foreign(path)
-    how = f"{foreign.format}, to be imported with: sae-eraser import {path} --out FILE"
+    how = f'{foreign.format}, to be imported with: sae-eraser import "{path}" --out FILE'
     return f"{how}\n{describe(path, foreign.header)}"
 
 

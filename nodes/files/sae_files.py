@@ -166,7 +166,7 @@ def _read(name: str, path: str, stamp: tuple) -> LoadedSAE:
     if not header.hookpoint or not header.model_family:
         raise SAEFileError(
             f"The SAE '{name}' is another tool's and does not say where in which model it belongs. In a terminal: "
-            f"sae-eraser import {path} --out {Path(path).with_name('imported.safetensors')} --hookpoint NAME "
+            f'sae-eraser import "{path}" --out "{Path(path).with_name("imported.safetensors")}" --hookpoint NAME '
             "--model-family SD15"
         )
     if not header.autoencoder.is_editable:

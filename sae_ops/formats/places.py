@@ -36,8 +36,11 @@ def named_place(checkpoint: Checkpoint) -> Place:
     metadata = checkpoint.config.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     family, hooked = (str(metadata.get(f"sae_eraser_{field}") or "") for field in ("model_family", "hooked"))
+    hook_name = str(metadata.get("hook_name") or "")
+    if "sae_eraser_hooked" in metadata:  # our own export: a block of any model, by the name that it has here
+        return Place(hook_name, family, hooked)
     path = checkpoint.path.absolute()
-    for name in (str(metadata.get("hook_name") or ""), path.stem, *(folder.name for folder in path.parents[:3])):
+    for name in (hook_name, path.stem, *(folder.name for folder in path.parents[:3])):
         if found := _DIFFUSERS.search(name):
             return Place(found[0], family, hooked)
         if short := _SHORT_NAMES.search(name):

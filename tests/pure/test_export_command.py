@@ -95,6 +95,17 @@ def test_what_is_exported_comes_back_by_import(tmp_path, x, to, activation):
     assert foreign.header.hooked == header.hooked == "residual"
 
 
+@pytest.mark.parametrize("hookpoint", ["single_transformer_blocks.7", "text_encoder_2.text_model.encoder.layers.3"])
+def test_blocks_of_other_models_than_unets_come_back_too(tmp_path, hookpoint):
+    sae = random_sae("topk")
+    header = replace(header_of(sae), hookpoint=hookpoint, model_family="Flux")
+    save_sae(tmp_path / "sae.safetensors", sae, header, random_statistics())
+    folder = tmp_path / "mid_block.attentions.0"
+    assert main(["export", str(tmp_path / "sae.safetensors"), "--to", "saelens", "--out", str(folder)]) == 0
+    foreign = read_foreign(folder).header
+    assert (foreign.hookpoint, foreign.model_family) == (hookpoint, "Flux")
+
+
 def test_a_threshold_becomes_jumprelu_in_saelens(tmp_path):
     sae, folder = export(tmp_path, "saelens", "batchtopk")
     assert json.loads((folder / "cfg.json").read_text())["architecture"] == "jumprelu"

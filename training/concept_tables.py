@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..sae_ops.concepts import Concept, ConceptStatistics
+from ..sae_ops.formats.checkpoint import is_plain
 from ..sae_ops.formats.restricted_pickle import read_pickle
 from .assign import LatentMeans, concept_scores
 
@@ -55,7 +56,7 @@ def read_table(path: Path, n_latents: int) -> tuple[list[str], LatentMeans]:
     shown: list[torch.Tensor] = []
     prompts = []
     for name, latents in table.items():
-        shape = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+        shape = tuple(latents.shape) if is_plain(path, str(name), latents) else type(latents).__name__
         if not isinstance(name, str) or len(shape) != 3 or shape[0] == 0 or shape[2] != n_latents:
             raise ValueError(f"{wanted}, but '{name}' is {shape}. Choose the table that was made with this SAE.")
         if shown and shape[1] != len(shown[0]):
@@ -82,7 +83,7 @@ def read_settings(path: Path) -> dict[str, Settings]:
             str(name): Settings(float(fields["percentile"]), float(fields["multiplier"]))
             for name, fields in read.items()
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} should hold a percentile and a multiplier for each concept ({error}). Choose another --settings."
         ) from error

@@ -52,7 +52,7 @@ def open_checkpoint(path: Path, given: dict | None = None) -> Checkpoint:
     held = _held(path)
     inner = held.get("state_dict")
     held = {**held, **inner} if isinstance(inner, Mapping) else held
-    tensors = {name: value for name, value in held.items() if isinstance(name, str) and _is_plain(path, name, value)}
+    tensors = {name: value for name, value in held.items() if isinstance(name, str) and is_plain(path, name, value)}
     values = {name: value for name, value in held.items() if name not in tensors}
     return Checkpoint(path, tensors, values, {**(given or {}), **_settings(path.parent)})
 
@@ -70,7 +70,7 @@ def _held(path: Path) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _is_plain(path: Path, name: str, value: Any) -> bool:
+def is_plain(path: Path, name: str, value: Any) -> bool:
     """Whether it is a tensor. Raises SAEFileError if it is one that the file does not hold number by number."""
     if not isinstance(value, torch.Tensor):
         return False

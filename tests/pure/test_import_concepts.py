@@ -169,13 +169,41 @@ def test_tables_that_do_not_belong_to_the_sae(path, table, spoil, words):
         concepts_of_table(path, N, "object", {}, Settings())
 
 
+@pytest.mark.parametrize(
+    "latents, words",
+    [
+        (torch.ones(1).half().expand(10**9, STEPS, N), "is larger than the file"),
+        (torch.ones(2, STEPS, N).to_sparse(), "is no dense one"),
+        (torch.empty(2, STEPS, N, device="meta"), "is no dense one"),
+    ],
+    ids=["larger than the file", "sparse", "meta"],
+)
+def test_tables_that_torch_wrote_hold_plain_tensors(tmp_path, table, latents, words):
+    torch.save(table | {"Cats": latents}, tmp_path / "table.pth")
+    with pytest.raises(ValueError, match=f"the tensor 'Cats' {words}"):
+        concepts_of_table(tmp_path / "table.pth", N, "object", {}, Settings())
+
+
+def test_the_table_in_place_of_the_settings(path):
+    with pytest.raises(ValueError, match=f"^{path} should hold a percentile and a multiplier"):
+        read_settings(path)
+
+
 def test_settings_for_an_unknown_concept(path):
     with pytest.raises(ValueError, match="no concept 'Dogs'"):
         concepts_of_table(path, N, "object", {"Dogs": Settings()}, Settings())
 
 
 @pytest.mark.parametrize(
-    "data", [[1], {"Cats": 1}, {"Cats": {"percentile": 99}}, {"Cats": {"percentile": 101, "multiplier": -1}}], ids=str
+    "data",
+    [
+        [1],
+        {"Cats": 1},
+        {"Cats": {"percentile": 99}},
+        {"Cats": {"percentile": 101, "multiplier": -1}},
+        {"Cats": {"percentile": 10**400, "multiplier": -1}},
+    ],
+    ids=str,
 )
 def test_settings_that_are_none(tmp_path, data):
     torch.save(data, tmp_path / "class_params.pth")

@@ -99,7 +99,6 @@ def _local(path: str) -> Path:
         return Path(path)
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise ValueError(
             f"{path} does not exist here; to download it from Hugging Face: pip install huggingface_hub"
@@ -109,7 +108,7 @@ def _local(path: str) -> Path:
     wanted = [f"{below}*{suffix}" for suffix in (".json", ".safetensors", ".pt", ".pth", ".bin")]
     try:
         folder = huggingface_hub.snapshot_download(f"{owner}/{name}", allow_patterns=wanted)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+    except Exception as error:  # a download that breaks off has the errors of whatever library it went through
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} does not exist here, and Hugging Face does not give it ({reason}). Check the name and the network."

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -113,6 +114,15 @@ def test_without_huggingface_hub_it_says_how_to_get_it(out, capsys, monkeypatch)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["import", "owner/name", "--out", str(out), *PLACE]) == 1
     assert "pip install huggingface_hub" in capsys.readouterr().err
+
+
+def test_a_download_that_breaks_off_is_said_in_a_line(out, capsys, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    httpx = pytest.importorskip("httpx")
+    breaks = mock.Mock(side_effect=httpx.RemoteProtocolError("peer closed connection"))
+    monkeypatch.setattr(hub, "snapshot_download", breaks)
+    assert main(["import", "owner/name", "--out", str(out), *PLACE]) == 1
+    assert "Hugging Face does not give it (peer closed connection)" in capsys.readouterr().err
 
 
 def run_offline(home: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -61,7 +61,7 @@ def set_training_fact(path: Path, name: str, value: str) -> None:
     with _opened(path) as file:
         metadata = dict(file.metadata() or {})
         _parse(path, metadata)
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # Windows replaces no file that is mapped
     header = json.loads(metadata[FORMAT_KEY])
     header["training"] = {**header.get("training", {}), name: value}
     metadata[FORMAT_KEY] = json.dumps(header)

@@ -1,9 +1,11 @@
 """The command sae-eraser: what `info` prints, how it fails, and that it runs without being installed."""
 
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from checkout import ROOT
 from pure.planted import plant, write_cache
 from pure.sae_files import rewrite, write_good_file
 from pure.training_runs import train
-from sae_eraser.sae_ops.file import load_sae
+from sae_eraser.sae_ops.file import load_sae, set_training_fact
 from sae_eraser.training.cli import main
 
 
@@ -62,6 +64,21 @@ def test_info_writes_where_the_file_can_be_downloaded(tmp_path, capsys):
     for old, new in ((before.state_dict(), after.state_dict()), (vars(statistics), vars(same))):
         assert all(torch.equal(old[name], new[name]) for name in old)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells")
+def test_the_file_is_not_mapped_while_it_is_replaced(tmp_path, monkeypatch):
+    """Windows would refuse to replace it."""
+    path = write_good_file(tmp_path / "sae.safetensors")
+    mapped, replace_file = [], os.replace
+
+    def replace_and_look(part, whole):
+        mapped.append(str(path) in Path("/proc/self/maps").read_text())
+        replace_file(part, whole)
+
+    monkeypatch.setattr(os, "replace", replace_and_look)
+    set_training_fact(path, "url", "https://example.org/sae.safetensors")
+    assert mapped == [False]
 
 
 def test_info_refuses_what_is_no_address_of_a_file(tmp_path, capsys):

@@ -58,11 +58,16 @@ def _about(sae: Made) -> str:
             _separation(drawn, seen.separation),
         ),
     ]
-    shown = "".join(f"<div><h3>{title}</h3><p>{text}</p>{figure}</div>" for title, text, figure in figures)
+    shown = "".join(_shown(*figure) for figure in figures)
     return (
         f"<h1>{html.escape(sae.out.name)}</h1><p>All numbers are from images held out.</p><table>{rows}</table>"
         f"<div class=figures>{shown}</div>{_table(names, sae)}"
     )
+
+
+def _shown(title: str, text: str, figure: str) -> str:
+    named = figure.replace("<svg", f'<svg role=img aria-label="{title}"', 1)
+    return f"<div><h3>{title}</h3><p>{text}</p>{named}</div>"
 
 
 def _table(names: list[str], sae: Made) -> str:

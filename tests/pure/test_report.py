@@ -94,6 +94,13 @@ def test_the_page_has_every_figure_and_the_numbers_of_every_concept(tmp_path):
     assert f"{sae.measurement.accuracy[1]:.4f}" in text
 
 
+def test_the_page_can_be_read_aloud_and_on_a_small_screen(tmp_path):
+    text = page_of(tmp_path, made("disc"))
+    assert text.startswith("<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport ")
+    assert re.findall('<svg role=img aria-label="(.*?)"', text) == list(FIGURES)
+    assert "minmax(min(30rem, 100%), 1fr)" in text
+
+
 def test_a_concept_is_wrongly_seen_only_where_it_is_not_shown(tmp_path):
     """Every picture that shows the box shows the star as well, and the disc is taken for nothing."""
     sae = made("disc", "box", "star")

@@ -25,7 +25,7 @@ dt { font-weight: 600; float: left; clear: left; width: 6.5rem } dd { margin-lef
 .pair > div { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; margin-top: .4rem }
 figure { margin: 0 } figure img { width: 100%; border-radius: 4px; display: block; background: #f2f4f7 }
 img.small { image-rendering: pixelated } figcaption { margin-top: .25rem }
-.as-hoped { color: #1a7f37 } .not-as-hoped { color: #c4320a } small { color: #8a94a3 }
+.as-hoped { color: #1a7f37 } .not-as-hoped { color: #c4320a } small { color: #6b7584 }
 """
 
 

@@ -14,6 +14,10 @@ UNKNOWN = "app.graph.nodes.filter(n => n.has_errors || !LiteGraph.registered_nod
 BOXES = "app.graph.nodes.map(n => [n.title, ...n.pos, ...n.size, ...n.computeSize()])"
 CUT_NOTES = """[...document.querySelectorAll('.comfy-markdown-content')]
     .filter(note => note.scrollHeight > note.clientHeight + 1).map(note => note.innerText)"""
+DRAWN_BOXES = """[...document.querySelectorAll('[data-node-id]')].map(node => {
+    const { left, top, right, bottom } = node.getBoundingClientRect()
+    return [app.graph.getNodeById(node.dataset.nodeId).title, left, top, right, bottom]
+})"""
 TITLE_HEIGHT = 30
 
 
@@ -22,6 +26,10 @@ def overlap(a: list, b: list) -> bool:
         a[1 + axis] - bar < b[1 + axis] + b[3 + axis] and b[1 + axis] - bar < a[1 + axis] + a[3 + axis]
         for axis, bar in ((0, 0), (1, TITLE_HEIGHT))
     )
+
+
+def meet(a: list, b: list) -> bool:
+    return all(a[axis] < b[2 + axis] and b[axis] < a[2 + axis] for axis in (0, 1))
 
 
 def test_every_template_opens_and_is_laid_out_well(comfy: ComfyPage):
@@ -52,6 +60,19 @@ def test_a_checkpoint_that_is_missing_is_named_with_where_to_get_it(comfy: Comfy
     comfy.page.evaluate("HTMLAnchorElement.prototype.click = function () { window.downloaded = this.href }")
     download.click()
     comfy.wait_for(f"window.downloaded === '{ADDRESSES[SD15]}'")
+
+
+def test_nothing_lies_on_something_else_in_nodes_2_0(comfy: ComfyPage):
+    """It draws nodes wider and higher than they are saved where their content needs that."""
+    comfy.open(**{"Comfy.VueNodes.Enabled": True})
+    for path in TEMPLATES:
+        comfy.load(json.loads(path.read_text()))
+        comfy.page.wait_for_timeout(1500)
+        comfy.screenshot(path.stem.replace(" ", "_"))
+        boxes = comfy.page.evaluate(DRAWN_BOXES)
+        assert len(boxes) > 2
+        for index, (title, *box) in enumerate(boxes):
+            assert [other[0] for other in boxes[index + 1 :] if meet(box, other[1:])] == [], f"{title} lies on these"
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)

@@ -1,7 +1,21 @@
 """Templates that look at concepts while the model samples."""
 
 from .graph import Graph, Node
-from .parts import DRAWN, LOWER, OBJECTS, SAMPLING, SMALL_WORLD, UPPER, ask, decode, draw, load, load_sae, save
+from .parts import (
+    DRAWN,
+    LOWER,
+    NARROWEST,
+    OBJECTS,
+    SAMPLING,
+    SMALL_WORLD,
+    UPPER,
+    ask,
+    decode,
+    draw,
+    load,
+    load_sae,
+    save,
+)
 
 
 def see_where_a_concept_is(graph: Graph) -> None:
@@ -10,11 +24,11 @@ def see_where_a_concept_is(graph: Graph) -> None:
     asked = ask(graph, checkpoint, (420, 220), "a house in neon style")
     latent, images = draw(graph, checkpoint, watched, (840, UPPER), "Pictures", **asked)
     look = {"watch": watched["watch"], "latent": latent}
-    heat = graph.add("SAEEraser_ConceptHeatmap", (840, LOWER), (300, 150), image=images, concept="house", **look)
-    save(graph, heat["overlay"], (1370, LOWER), "Heatmap")
-    mask = graph.add("MaskToImage", (1170, LOWER), (170, 30), "Mask to image", mask=heat["mask"])
+    heat = graph.add("SAEEraser_ConceptHeatmap", (840, LOWER), (270, 150), image=images, concept="house", **look)
+    save(graph, heat["overlay"], (1380, LOWER), "Heatmap")
+    mask = graph.add("MaskToImage", (1130, LOWER), (NARROWEST, 30), "Mask to image", mask=heat["mask"])
     graph.add("PreviewImage", (1710, LOWER), (300, 300), "Mask", images=mask["IMAGE"])
-    graph.add("PreviewImage", (1370, LOWER + 360), (640, 300), "Steps", images=heat["steps"])
+    graph.add("PreviewImage", (1380, LOWER + 360), (630, 300), "Steps", images=heat["steps"])
     graph.add("SAEEraser_ConceptScore", (840, LOWER + 230), (500, 430), **look)
     graph.note(
         (0, 380),

@@ -12,6 +12,8 @@ SMALL_WORLD = (
 SAMPLING = {"steps": 25, "cfg": 3.0, "scheduler": "normal"}
 UPPER, LOWER = 60, 440
 """Where the upper and the lower row begin."""
+NARROWEST = 230
+"""Nodes 2.0 draws a node that is saved narrower than 225 as wide as that, over its neighbour."""
 
 
 def load(graph: Graph, name: str = SHAPECANVAS) -> Node:
@@ -46,19 +48,19 @@ def draw(graph: Graph, checkpoint: Node, model: Node, place: tuple[int, int], ti
     """A sampler and what it has drawn, saved; returns its latents and its pictures."""
     x, y = place
     sampling = {"seed": 7, **SAMPLING, **sampling}
-    latent = graph.add("KSampler", (x, y), (300, 290), title, model=model["MODEL"], **sampling)["LATENT"]
-    images = decode(graph, checkpoint, latent, (x + 330, y))
-    save(graph, images, (x + 530, y), title)
+    latent = graph.add("KSampler", (x, y), (270, 290), title, model=model["MODEL"], **sampling)["LATENT"]
+    images = decode(graph, checkpoint, latent, (x + 290, y))
+    save(graph, images, (x + 540, y), title)
     return latent, images
 
 
 def decode(graph: Graph, checkpoint: Node, latent: tuple, place: tuple[int, int]) -> tuple:
-    return graph.add("VAEDecode", place, (170, 60), samples=latent, vae=checkpoint["VAE"])["IMAGE"]
+    return graph.add("VAEDecode", place, (NARROWEST, 60), samples=latent, vae=checkpoint["VAE"])["IMAGE"]
 
 
 def save(graph: Graph, images: tuple, place: tuple[int, int], title: str) -> None:
     """The thumbnail shows the pictures of the first two of these."""
-    graph.add("SaveImage", place, (300, 300), title, images=images, filename_prefix=title.lower())
+    graph.add("SaveImage", place, (290, 300), title, images=images, filename_prefix=title.lower())
 
 
 def compare(graph: Graph, checkpoint: Node, erased: Node, x: int, **sampling) -> None:

@@ -2,6 +2,7 @@
 import { app } from "../../scripts/app.js";
 
 const NAME = "result";
+const PROGRESS = "$$node-text-preview"; // where ComfyUI shows how far a node is; it stays when the node is done
 const HEIGHT = 160;
 
 function addText(node) {
@@ -15,6 +16,8 @@ function addText(node) {
 
 function show(node, text) {
   if (!text?.length) return;
+  const progress = node.widgets?.find((other) => other.name === PROGRESS);
+  if (progress) node.removeWidget(progress);
   const widget = node.widgets?.find((other) => other.name === NAME) ?? addText(node);
   widget.value = text.join("\n");
 }

@@ -44,3 +44,22 @@ def test_a_node_in_a_subgraph_has_its_text_again_when_the_workflow_is_opened(com
         SCORE,
     )
     assert text == "object: house  met"
+
+
+def test_how_far_a_node_is_goes_when_its_result_is_there(comfy: ComfyPage):
+    """A training that has ended would stay at 'measure: 90%'."""
+    comfy.open()
+    comfy.load(json.loads((ROOT / "example_workflows" / "See where a concept is.json").read_text()))
+    running, done = comfy.page.evaluate(
+        """type => {
+            const node = app.graph.nodes.find(node => node.type === type)
+            const shown = () => node.widgets.map(widget => widget.value)
+            app.api.dispatchCustomEvent("progress_text", { nodeId: String(node.id), text: "measure: 90%" })
+            const running = shown()
+            node.onExecuted({ text: ["object: house  met"] })
+            return [running, shown()]
+        }""",
+        SCORE,
+    )
+    assert "measure: 90%" in running
+    assert "measure: 90%" not in done and "object: house  met" in done

@@ -46,20 +46,28 @@ function rebuildList(node, file, concept) {
 /** The concept that was chosen in the list that went last. */
 const lastConcept = new WeakMap();
 
-function rememberConcept(node) {
+let translations = {};
+
+/** ComfyUI translates what is said of every input but of this one, which is made by another. */
+const translated = (node) =>
+  translations[app.extensionManager.setting.get("Comfy.Locale")]?.nodeDefs?.[node.type]?.inputs.sae_concept?.tooltip;
+
+function prepareConcept(node) {
   const concepts = conceptWidget(node);
-  if (concepts) concepts.onRemove = () => lastConcept.set(node, concepts.value);
+  if (!concepts) return;
+  concepts.onRemove = () => lastConcept.set(node, concepts.value);
+  concepts.tooltip = translated(node) ?? concepts.tooltip;
 }
 
 /** ComfyUI makes the list of concepts anew for every file, with the first one chosen. */
 function keepConcept(node) {
-  rememberConcept(node);
+  prepareConcept(node);
   const files = fileWidget(node);
   const { callback } = files;
   files.callback = function (...values) {
     const concepts = conceptWidget(node);
     if (concepts?.options.values.includes(lastConcept.get(node))) concepts.value = lastConcept.get(node);
-    rememberConcept(node);
+    prepareConcept(node);
     return callback?.apply(this, values);
   };
 }
@@ -121,6 +129,10 @@ function after(prototype, method, then) {
 app.registerExtension({
   name: "SAEEraser.Files",
 
+  async init() {
+    translations = await app.api.getCustomNodesI18n();
+  },
+
   addCustomNodeDefs(defs) {
     definitions = defs;
   },
@@ -143,7 +155,7 @@ app.registerExtension({
     };
     if (hasList) {
       after(nodeType.prototype, "onNodeCreated", keepConcept);
-      after(nodeType.prototype, "onConfigure", rememberConcept);
+      after(nodeType.prototype, "onConfigure", prepareConcept);
     }
     after(nodeType.prototype, "onConfigure", (node, saved) => compareFiles(node, saved.properties));
     after(nodeType.prototype, "onSerialize", rememberFile);

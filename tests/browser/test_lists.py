@@ -98,6 +98,16 @@ def test_a_file_that_is_chosen_on_a_subgraph_is_not_remembered_at_the_node(comfy
     assert "sae_id" not in inner["properties"] and "models" not in inner["properties"]
 
 
+def test_what_is_said_of_the_concept_is_translated(comfy: ComfyPage, workflow):
+    """ComfyUI makes its list for every file anew, with the English text."""
+    said = f"app.graph.nodes.find(n => n.type === '{ERASE}').widgets.find(w => w.name === 'sae.concept').tooltip"
+    comfy.open(**{"Comfy.Locale": "zh"})
+    comfy.load(workflow)
+    assert comfy.page.evaluate(said) == "不应再被画出的内容。"
+    comfy.choose(ERASE, "sae", STYLES_FILE)
+    assert comfy.page.evaluate(said) == "不应再被画出的内容。"
+
+
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes_2.0"])
 def test_a_workflow_with_a_missing_file_says_so_and_keeps_all_values(comfy: ComfyPage, workflow, models, vue):
     node = erase_node(workflow)

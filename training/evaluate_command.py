@@ -57,7 +57,7 @@ def add_command(commands) -> None:
         "--classifier",
         required=True,
         metavar="C",
-        help="FILE.py:FUNCTION, FILE.json (networks of torchvision or timm) or clip:FOLDER (a CLIP model)",
+        help="FILE.py:FUNCTION, FILE.json (networks of torchvision or timm), clip:FOLDER or clip:ID (a CLIP model)",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the pictures and the results")
     parser.add_argument("--concepts", nargs="+", metavar="NAME", help="default: all of the SAE that the prompts name")

@@ -79,7 +79,10 @@ class Stream:
                     "this model does not support it; update ComfyUI or choose one of the transformer_blocks."
                 )
             start, total = options["img_slice"]
-        return slice(start, total - sum(options.get("reference_image_num_tokens", ())))
+        others = sum(options.get("reference_image_num_tokens", ()))
+        if self.grid and total - start - others < math.prod(self.grid):  # Flux KV Cache has left them out already
+            others = 0
+        return slice(start, total - others)
 
 
 def picture_stream(hookpoint: Hookpoint, diffusion_model: torch.nn.Module, latent: torch.Tensor) -> Stream:

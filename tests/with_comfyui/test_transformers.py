@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy_extras.nodes_flux import FluxKVCache
 
 from sae_eraser.nodes.hooks.block_hooks import BlockHook, resolve_hookpoint, with_hooks
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
@@ -123,6 +124,16 @@ def test_pictures_to_go_by_are_left_out(family, transformer):
     with_reference = call_model(recorded, **inputs, ref_latents=references)
     assert (with_reference - call_model(transformer, **inputs)).abs().max() > 1e-3
     assert {calls[0].shape[2:] for calls in seen.values()} == {(*latent_size(family, 6, 10)[:-2], 3, 5)}
+
+
+@pytest.mark.parametrize("family", ["Flux", "QwenImage"], indirect=True)
+def test_the_whole_picture_is_seen_where_those_come_from_a_cache(family, transformer):
+    """Flux KV Cache leaves their tokens out from the second call on, but ComfyUI still tells how many they were."""
+    size = latent_size(family, 6, 10)
+    recorded, seen = with_recorder(FluxKVCache.execute(transformer).result[0])
+    for _ in range(2):
+        call_model(recorded, **random_inputs(family, size), ref_latents=[torch.randn(2, 16, *size)])
+    assert [x.shape[2:] for calls in seen.values() for x in calls] == [(*size[:-2], 3, 5)] * 2 * len(seen)
 
 
 @pytest.mark.parametrize("family", ["WAN21_T2V"], indirect=True)

@@ -6,10 +6,12 @@ A part of the sampling in which no step lies is only noted: another sampler may 
 import logging
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 
 from .halves import with_note
 
@@ -27,6 +29,10 @@ OTHER_SCHEDULE = (
 UNPROMPTED_MISSING = (
     "A concept is to be changed in the negative prompt's half of guidance alone (branch uncond), but the model was not "
     "called for that half, so it was not changed at all. Set cfg above 1, or the node's branch to both."
+)
+CACHED = (
+    "Concepts are to be changed from this step on, but another node (LazyCache, for instance) answers with what the "
+    "model gave before, when they were not. Take that node out, or let the change begin with the sampling."
 )
 
 
@@ -48,7 +54,7 @@ class Need:
             raise ValueError(OTHER_SCHEDULE)
         # Another's too, if there is one; lists are copied by ComfyUI.
         calls = guider.model_options.get("transformer_options", {}).get(CALLS, deque())
-        guider.model_options = with_note(guider.model_options, CALLS, calls)
+        guider.model_options = _with_outermost(with_note(guider.model_options, CALLS, calls), self.predict)
         latents = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         met = [half for levels, prompted in calls if self._acts_at(levels) for half in prompted.tolist()]
         if not met and sigmas.max() > self.sigma_start and sigmas.min() <= self.sigma_end:
@@ -57,8 +63,24 @@ class Need:
             raise ValueError(UNPROMPTED_MISSING)
         return latents
 
+    def predict(self, executor, x, timestep, model_options, *args, **kwargs):
+        """Around one prediction of a guider. Raises ValueError if it is made of one without the erasure."""
+        calls = model_options["transformer_options"][CALLS]
+        before = len(calls)
+        predicted = executor(x, timestep, model_options, *args, **kwargs)
+        if len(calls) == before and self._acts_at(timestep) and not (calls and self._acts_at(calls[-1][0])):
+            raise ValueError(CACHED)
+        return predicted
+
     def _acts_at(self, sigmas: torch.Tensor) -> bool:
         return bool(((sigmas <= self.sigma_start) & (sigmas >= self.sigma_end)).any())
+
+
+def _with_outermost(model_options: dict, predict: Callable) -> dict:
+    """The model_options with this around a guider's prediction and all that other nodes have put around it."""
+    wrappers = model_options["transformer_options"].get("wrappers", {})
+    around = {predict: [predict]} | wrappers.get(WrappersMP.PREDICT_NOISE, {})
+    return with_note(model_options, "wrappers", wrappers | {WrappersMP.PREDICT_NOISE: around})
 
 
 def note_call(options: dict, sigmas: torch.Tensor, prompted: torch.Tensor) -> None:

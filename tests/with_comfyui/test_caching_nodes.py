@@ -34,6 +34,17 @@ def test_lazycache_reuses_what_an_erased_step_drew(model, sample):
 
 
 @pytest.mark.parametrize("order", [0, 1], ids=["eraser first", "cache first"])
+def test_lazycache_that_brings_what_was_drawn_before_erasing_began_stops_sampling(model, sample, order):
+    def both(start):
+        return (erase(cached(model, LazyCacheNode), start=start), cached(erase(model, start=start), LazyCacheNode))
+
+    with pytest.raises(ValueError, match="before, when they were not.*begin with the sampling"):
+        sample(both(0.3)[order], steps=STEPS)
+    begun = sample(both(0.05)[order], steps=STEPS)
+    assert differs(begun, sample(cached(model, LazyCacheNode), steps=STEPS))
+
+
+@pytest.mark.parametrize("order", [0, 1], ids=["eraser first", "cache first"])
 def test_easycache_that_leaves_a_step_out_stops_sampling(model, sample, order):
     plain = sample(model, steps=STEPS)
     with pytest.raises(RuntimeError, match="block mid_block.attentions.0.*did not run.*take that node out"):

@@ -1,6 +1,7 @@
 """Erases for some prompts only, through ComfyUI's hooks on conditioning (comfy/hooks.py)."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 from comfy.hooks import AdditionalModelsHook, EnumHookScope, TransformerOptionsHook
 from comfy.model_patcher import ModelPatcher
@@ -8,7 +9,8 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...sae_ops.erasure import Erasure
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import KEY, BlockHook, HookedModel, get_hooks
+from ..hooks.block_hooks import KEY, BlockHook, HookedModel, get_hooks, note_every_call
+from ..hooks.needs import CALLS, Need
 from ..hooks.places import note_sampled
 from .erasing import add_erasures, resolve_sae, whole_encoder
 
@@ -40,7 +42,18 @@ class ErasureHook(TransformerOptionsHook):
             registered.add(AdditionalModelsHook([encoder], KEY))
         if self.erasure.mask is not None:
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled, model_options, is_model_options=True)
+        for start in self._starts(model):
+            need = Need("both", start, 0.0, None)
+            add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, need, model_options, is_model_options=True)
+            add_wrapper_with_key(WrappersMP.APPLY_MODEL, CALLS, note_every_call, model_options, is_model_options=True)
         return True
+
+    def _starts(self, model: ModelPatcher) -> list[float]:
+        """Noise levels at which keyframes let it act that did not before."""
+        sampling = model.get_model_object("model_sampling")
+        frames = pairwise(self.hook_keyframe.keyframes)
+        begins = [after.start_percent for before, after in frames if before.strength == 0 < after.strength]
+        return [float(sampling.percent_to_sigma(percent)) for percent in begins]
 
     def on_apply_hooks(self, model: ModelPatcher, transformer_options: dict) -> None:
         """Before every call of the model for prompts that carry the hook. Raises ValueError on a negative strength."""

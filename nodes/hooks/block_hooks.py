@@ -138,6 +138,13 @@ class HookedModel:
             return executor(x, *args, **kwargs)
 
 
+def note_every_call(executor, x, *args, **kwargs):
+    """The wrapper around calls of the model that tells every Need of them, whether blocks are hooked in them or not."""
+    options = find_transformer_options(args, kwargs)
+    note_call(options, options["sigmas"].to("cpu", torch.float32).flatten(), are_prompted(options))
+    return executor(x, *args, **kwargs)
+
+
 @contextmanager
 def hooked_blocks(
     model: torch.nn.Module, hooks: tuple[BlockHook, ...], find_stream: Callable[[Hookpoint], Stream], rows: Callable

@@ -5,9 +5,10 @@ import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
 from sae_eraser.nodes.hooks.block_hooks import BlockHook, resolve_hookpoint, with_hooks
-from with_comfyui.sampling import differs, erase, with_probe
+from with_comfyui.sampling import differs, encode, erase, with_probe
 from with_comfyui.small_models import call_model
 from with_comfyui.small_transformers import TEXT, small_transformer
+from with_comfyui.test_erase_hook import hook, keyframes, with_hooks_set
 
 STEPS = 6
 
@@ -42,6 +43,21 @@ def test_lazycache_that_brings_what_was_drawn_before_erasing_began_stops_samplin
         sample(both(0.3)[order], steps=STEPS)
     begun = sample(both(0.05)[order], steps=STEPS)
     assert differs(begun, sample(cached(model, LazyCacheNode), steps=STEPS))
+
+
+def test_so_does_one_beside_a_hook_that_keyframes_let_begin(world, model, sample):
+    star = encode(world.clip, "a star in neon style")
+
+    def draw(*frames, patched=model):
+        positive = with_hooks_set(star, keyframes(hook(), *frames)) if frames else star
+        return sample(cached(patched, LazyCacheNode), steps=STEPS, positive=positive)
+
+    for patched in (model, erase(model, "wavy")):
+        for frames in ([(0.0, 0.0), (0.3, 1.0)], [(0.0, 1.0), (0.3, 0.0), (0.9, 0.5)]):
+            with pytest.raises(ValueError, match="before, when they were not.*begin with the sampling"):
+                draw(*frames, patched=patched)
+    assert differs(draw((0.0, 0.5), (0.3, 1.0)), draw())
+    assert differs(draw((0.0, 0.0), (0.05, 1.0)), draw())
 
 
 @pytest.mark.parametrize("order", [0, 1], ids=["eraser first", "cache first"])

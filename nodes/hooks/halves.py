@@ -4,7 +4,6 @@ ComfyUI numbers the chunks of a call by their place in the list that the guider 
 CFGGuider asks for the prompt first, Dual CFG Guider for it last, and some nodes ask for one half alone.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,8 @@ class Halves:
 
     prompted: tuple[bool, ...]
     """Whether each of the conditionings that a chunk may be for reads the prompt."""
+    known: tuple[bool, ...]
+    """Whether each is the guider's; some nodes bring another."""
     images: int
     """In a chunk."""
 
@@ -35,12 +36,13 @@ def note_prompts(executor, x, timestep, model_options, *args, **kwargs):
 def note_halves(executor, model, conds, x, timestep, model_options, *args, **kwargs):
     """The wrapper around what calls the model for some of these prompts; are_prompted reads what it leaves."""
     prompted = model_options.get("transformer_options", {}).get(ASKED, {})
-    each = tuple(_is_prompted(prompts or (), prompted, place == 0) for place, prompts in enumerate(conds))
-    return executor(model, conds, x, timestep, with_note(model_options, HALVES, Halves(each, len(x))), *args, **kwargs)
-
-
-def _is_prompted(prompts: Iterable[dict], prompted: dict, default: bool) -> bool:
-    return next((prompted[prompt["uuid"]] for prompt in prompts if prompt.get("uuid") in prompted), default)
+    found = [
+        [prompted[prompt["uuid"]] for prompt in prompts or () if prompt.get("uuid") in prompted] for prompts in conds
+    ]
+    each = tuple(own[0] if own else place == 0 for place, own in enumerate(found))
+    known = tuple(bool(own) or not prompted for own in found)
+    halves = Halves(each, known, len(x))
+    return executor(model, conds, x, timestep, with_note(model_options, HALVES, halves), *args, **kwargs)
 
 
 def are_prompted(options: dict) -> torch.Tensor:
@@ -52,6 +54,12 @@ def are_prompted(options: dict) -> torch.Tensor:
 def check_images(images: int, options: dict, prompted: torch.Tensor) -> None:
     """Raises RuntimeError if the half of each image of one call cannot be known; prompted as of are_prompted."""
     halves = options.get(HALVES)
+    if halves and not all(halves.known[chunk] for chunk in options["cond_or_uncond"]):
+        raise RuntimeError(
+            "Another node calls the diffusion model with a prompt of its own (the old PerpNeg, for instance), so SAE "
+            "Eraser cannot tell which half of guidance that is. Take that node out, or set branch to both in all nodes "
+            "that erase or strengthen."
+        )
     of_each = halves.images if halves else images // len(prompted)
     if images != of_each * len(prompted) and not (prompted == prompted[0]).all():
         raise RuntimeError(

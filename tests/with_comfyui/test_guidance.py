@@ -4,6 +4,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import CFGOverride, DualModelGuider
+from comfy_extras.nodes_perpneg import PerpNeg
 
 from with_comfyui.random_files import MID, UP
 from with_comfyui.sampling import differs, encode, erase, sample_by, split_guidance, with_probe
@@ -164,6 +165,22 @@ def test_erasing_before_a_guiders_second_model_alone_is_refused(world, model):
     erased = erase(model)
     assert differs(by_two(erased, model), by_two(model, model))
     assert torch.equal(by_two(erased, erased), by_two(erased, model))
+
+
+@pytest.mark.parametrize("branch", ["both", "cond", "uncond"])
+def test_a_prompt_that_another_node_brings_is_erased_with_both_halves_or_refused(world, model, sample, branch):
+    """It is neither of those that the guider has."""
+    calls = []
+    probed = with_probe(erase(model, branch=branch), lambda x, options: calls.append(options["cond_or_uncond"]))
+    guided = PerpNeg.execute(probed, encode(world.clip, ""), 1.0).result[0]
+    if branch == "both":
+        assert differs(
+            sample(guided, steps=1), sample(PerpNeg.execute(model, encode(world.clip, ""), 1.0).result[0], steps=1)
+        )
+        assert calls == [[1, 0], [0]]
+        return
+    with pytest.raises(RuntimeError, match="a prompt of its own.*Take that node out, or set branch to both"):
+        sample(guided, steps=1)
 
 
 def in_parts(model, parts: int):

@@ -60,7 +60,8 @@ class ConceptGuard(io.ComfyNode):
         if not math.isfinite(threshold):
             raise ValueError(f"The threshold is {threshold}, but must be a number. The lower, the more is withheld.")
         scores = read_scores(watch, latent, wanted)[:, wanted]
-        if len(image) != len(scores):
+        is_video = latent["samples"].ndim == 5 and latent["samples"].shape[2] > 1  # its pictures go together
+        if len(image) != len(scores) and not is_video:
             raise ValueError(
                 f"There are {len(image)} pictures, but the latent has {len(scores)}. Connect the pictures that were "
                 "decoded from this latent, all of them."
@@ -74,7 +75,7 @@ class ConceptGuard(io.ComfyNode):
             )
             raise ValueError(f"Concept Guard has stopped the run. It met: {found}; allowed is {threshold:g}.")
         hidden = torch.zeros_like(image) if action == "black" else blurred(image)
-        withheld = met.any(dim=1)
+        withheld = met.any().expand(len(image)) if is_video else met.any(dim=1)
         shown = torch.where(withheld.to(image.device)[:, None, None, None], hidden, image)
         return io.NodeOutput(shown, bool(met.any()), ui={"withheld": withheld.tolist()})
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from sae_eraser.nodes.look.concept_guard import ConceptGuard
-from sae_eraser.nodes.look.concept_score import THRESHOLD
+from sae_eraser.nodes.look.concept_score import THRESHOLD, read_scores
 from sae_eraser.nodes.look.watching import UnwatchedLatent
 from sae_eraser.sae_ops.concepts import UnknownConcept
 from shapecanvas.classifier import classify
 from shapecanvas.concepts import OBJECTS, pair_prompt
 from shapecanvas.world import World, decode, sample_latents
-from with_comfyui.sampling import erase
+from with_comfyui.random_files import write_random_sae
+from with_comfyui.sampling import encode, erase
+from with_comfyui.small_transformers import small_transformer
 from with_comfyui.watching import DRAWN_SAE, OBJECTS_SAE, watched, without_statistics
 
 STAR = OBJECTS.index("star")
@@ -92,6 +94,22 @@ def test_pictures_and_latents_of_different_runs_are_errors(run):
         guard((images[:2], watch, latent), "star")
     with pytest.raises(UnwatchedLatent):
         guard((images, watch, {"samples": latent["samples"] + 1}), "star")
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_of_videos_all_pictures_are_withheld_or_none(comfyui, world, prompts):
+    """A latent of a video has three frames here, which are decoded to nine pictures."""
+    model = small_transformer("WAN21_T2V")
+    path = comfyui.base / "models" / "sae" / "video.safetensors"
+    write_random_sae(path, "blocks.0", d=64, model_family="WAN21_T2V")
+    model, watch = watched(model, path.name)
+    empty = {"samples": torch.zeros(prompts, 16, 3, 6, 10)}
+    star = encode(world.clip, "a star")
+    latent = comfyui.nodes.KSampler().sample(model, 1, 1, 1.0, "euler", "normal", star, star, empty)[0]
+    images = torch.rand(9 * prompts, 12, 20, 3)
+    score = float(read_scores(watch, latent)[:, 0].amax())
+    for threshold, expected in ((score - 0.01, torch.zeros_like(images)), (score + 0.01, images)):
+        assert torch.equal(guard((images, watch, latent), "disc", threshold=threshold)[0], expected)
 
 
 def test_only_what_is_guarded_against_must_have_a_score(run):

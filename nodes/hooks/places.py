@@ -38,6 +38,12 @@ def find_place(x: torch.Tensor, options: dict, diffusion_model: torch.nn.Module)
             "Something calls the diffusion model without telling for what, so a mask cannot be laid on the picture. "
             "Sample with a node that goes through ComfyUI's samplers, or take the mask out."
         )
+    window = options.get("context_window")
+    if window and window.dim >= x.ndim - 2:
+        raise RuntimeError(
+            "Context windows cut the picture into parts, so a mask cannot be laid on it. Take that node out of the "
+            "workflow, or take the mask out."
+        )
     areas = [_area(sampled, uuid) for uuid in options["uuids"]]
     height, width = x.shape[-2:]
     if len(x) != len(areas) * sampled.images or any(size != (height, width) for size, _ in areas):

@@ -11,7 +11,7 @@ from sae_eraser.nodes.hooks.block_hooks import BlockHook, get_hooks, resolve_hoo
 from with_comfyui.random_files import MID, UP, write_random_sae
 from with_comfyui.sampling import differs, encode, sample_with, split_guidance
 from with_comfyui.small_transformers import small_transformer
-from with_comfyui.test_tiles import TILES, tiled
+from with_comfyui.test_tiles import TILES, in_windows, tiled
 
 ADVANCED = {"start_percent": 0.0, "end_percent": 1.0, "branch": "both"}
 
@@ -151,3 +151,10 @@ def test_tokens_of_transformers_are_masked_as_the_maps_they_are(comfyui, world, 
     for changed in changes(masked(transformer, left_half(60, 100), sae=file, mode="ablate"), sample):
         assert changed.shape[-2:] == (3, 5)
         assert changed[..., :3].any() and not changed[..., 3:].any()
+
+
+def test_context_windows_of_a_picture_take_no_mask(model, sample):
+    """The mask would lie in every window as it should in the picture; windows of a batch are whole pictures."""
+    with pytest.raises(RuntimeError, match="Context windows cut the picture.*take the mask out"):
+        sample(in_windows(masked(model, left_half()), 8, dim=3), size=(8, 16))
+    assert differs(sample(in_windows(masked(model, left_half()), 2, dim=0), images=4), sample(model, images=4))

@@ -1,6 +1,7 @@
 """Tiled samplers call the model with cut-outs of changing place and shape."""
 
 import torch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 from with_comfyui.random_files import UP
 from with_comfyui.sampling import differs, erase
@@ -30,6 +31,13 @@ def tiled(model, order, calls: list):
     clone = model.clone()
     clone.set_model_unet_function_wrapper(wrapper)
     return clone
+
+
+def in_windows(model, length: int, dim: int):
+    """A clone that ComfyUI's context windows sample in parts of this length in one direction of the latents."""
+    window = {"context_length": length, "context_overlap": 0, "context_stride": 1, "dim": dim}
+    how = {"context_schedule": "standard_static", "closed_loop": False, "fuse_method": "flat", "freenoise": False}
+    return ContextWindowsManualNode.execute(model, **window, **how, causal_window_fix=False).result[0]
 
 
 def test_each_tile_is_erased_as_it_is_alone(model, sample):

@@ -10,7 +10,8 @@ from comfy.patcher_extension import WrappersMP
 from ...sae_ops.chosen_latents import ChosenLatents
 from ..erase.erasing import resolve_sae, whole_encoder
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import BlockHook, get_hooks, with_hooks
+from ..hooks.block_hooks import BlockHook, find_transformer_options, get_hooks, with_hooks
+from ..hooks.halves import HALVES
 
 KEY = "sae_eraser_watch"
 KEPT_BYTES = 512 * 2**20
@@ -71,7 +72,9 @@ class Watch:
 
     def call(self, executor, x, *args, **kwargs):
         """Around one call of the model, which must be for whole pictures."""
-        if self._calls is not None and (x.shape[2:] != self._shape[2:] or len(x) % self._shape[0]):
+        halves = find_transformer_options(args, kwargs).get(HALVES)
+        is_part = x.shape[2:] != self._shape[2:] or len(x) % self._shape[0]
+        if self._calls is not None and (is_part or halves and halves.images != self._shape[0]):
             raise RuntimeError(
                 "The model is called with parts of the picture (tiles, areas or windows), so SAE Eraser cannot watch "
                 "concepts. Take that node out of the workflow, or Watch Concepts."

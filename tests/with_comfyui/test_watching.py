@@ -25,6 +25,7 @@ from sae_eraser.sae_ops.formats import no_statistics
 from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
 from with_comfyui.sampling import differs, encode, erase, sample_by, split_guidance, with_probe
 from with_comfyui.test_compile import compiled
+from with_comfyui.test_tiles import in_windows
 from with_comfyui.watching import watched
 
 TERMS = sum(len(concept.latents) for concept in CONCEPTS)
@@ -262,6 +263,12 @@ def test_nor_can_tiles(model, sample):
     patched.set_model_unet_function_wrapper(in_halves)
     with pytest.raises(RuntimeError, match="parts of the picture.*cannot watch"):
         sample(patched)
+
+
+def test_nor_can_context_windows_of_some_pictures(model, sample):
+    """Both halves of two pictures are as many as the four that are sampled."""
+    with pytest.raises(RuntimeError, match="parts of the picture.*cannot watch"):
+        sample(in_windows(watched(model)[0], 2, dim=0), images=4)
 
 
 def test_an_sae_without_concepts_or_of_another_family_is_refused(model, comfyui):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_key
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
 from ...sae_ops.masks import Place
@@ -118,8 +118,7 @@ class HookedModel:
     def __call__(self, executor, x, *args, **kwargs):
         diffusion_model = executor.class_obj.diffusion_model
         options = find_transformer_options(args, kwargs)
-        around = get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options)
-        if self in around[1:]:
+        if any(isinstance(wrapper, HookedModel) for wrapper in executor.wrappers[: executor.idx]):
             return executor(x, *args, **kwargs)
         sigmas = options["sigmas"].to("cpu", torch.float32).flatten()  # here a GPU has least to do that is waited for
         prompted, hooks = are_prompted(options), self.hooks

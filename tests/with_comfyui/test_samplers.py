@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy.samplers import KSAMPLER, CFGGuider, calculate_sigmas, sampler_object
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 from sae_eraser.nodes.hooks.block_hooks import BlockHook, get_hooks, resolve_hookpoint, with_hooks
@@ -86,6 +87,32 @@ def test_samplers_with_other_steps_share_a_patched_model(model, sample):
     alone = [sample(erase(erase(model, end=0.7), sae=UP), sampler=sampler, steps=steps) for sampler, steps in workflow]
     for (sampler, steps), expected in zip(workflow, alone, strict=True):
         assert torch.equal(sample(erased, sampler=sampler, steps=steps), expected)
+
+
+@pytest.mark.parametrize("branch", ["both", "cond", "uncond"])
+def test_a_sampling_within_another_one_is_erased(world, model, branch):
+    """By a sampler that runs a guider of its own, with the options of the first, which hold the model's wrappers."""
+
+    def within(outer, x, sigmas, extra_args, **kwargs):
+        inner = guider(outer.inner_model.model_patcher)
+        inner.model_options = extra_args["model_options"]
+        return inner.sample(x / sigmas[0], torch.zeros_like(x), sampler_object("euler"), sigmas)
+
+    def guider(patched):
+        found = CFGGuider(patched)
+        found.set_conds(encode(world.clip, "a star in neon style"), encode(world.clip, ""))
+        found.set_cfg(3.0)
+        return found
+
+    def draw(patched, sampler):
+        sigmas = calculate_sigmas(patched.get_model_object("model_sampling"), "normal", 2)
+        noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+        return guider(patched).sample(noise, torch.zeros(1, 16, 8, 8), sampler, sigmas)
+
+    erased = erase(model, branch=branch)
+    nested = draw(erased, KSAMPLER(within))
+    torch.testing.assert_close(nested, draw(erased, sampler_object("euler")), rtol=0.1, atol=0.1)
+    assert differs(nested, draw(model, KSAMPLER(within)))
 
 
 def test_a_second_pass_continues_the_first(comfyui, world, model):

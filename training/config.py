@@ -17,7 +17,7 @@ class TrainingConfig:
 
     unsupervised_steps: int = 1000
     """0 trains both losses from the start, with latents assigned at random."""
-    supervised_steps: int = 800
+    supervised_steps: int = 2000
     """0 leaves the SAE unsupervised, each concept on the latent with its best score."""
     vectors: int = 2048
     """Activation vectors a step in the unsupervised phase."""

@@ -36,7 +36,7 @@ def train_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "supervised_steps",
-            default=800,
+            default=2000,
             min=0,
             max=10**7,
             tooltip="Steps that bind each concept to its latent.",

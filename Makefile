@@ -27,7 +27,7 @@ demo: $(SETUP)  ## make before and after pictures with a real ComfyUI
 test: lint $(BROWSER)  ## run everything that must pass
 	"$(PY)" -m pytest
 
-world: $(SETUP)  ## train the small world anew (about an hour on two cores)
+world: $(SETUP)  ## train the small world anew (about an hour on two cores that are fast at bf16)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
 
 bench: bench-train bench-erase  ## measure speed, each table against a peer in the same run

@@ -12,8 +12,10 @@ from ..sae_ops.atomic_write import write_atomically
 from ..sae_ops.autoencoder import SparseAutoencoder
 from ..sae_ops.file import SAEHeader, load_sae
 
-Export = tuple[str, dict[str, torch.Tensor], dict]
-"""Name of the weights file, its tensors, and the settings for cfg.json."""
+Export = tuple[dict[str, torch.Tensor], dict]
+"""The weights file's tensors, and the settings for cfg.json."""
+WEIGHTS = {"saelens": "sae_weights.safetensors", "sparsify": "sae.safetensors"}
+"""How each tool names the weights file."""
 
 
 def add_command(commands) -> None:
@@ -29,13 +31,16 @@ def add_command(commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Concepts stay behind, as no other format has them. Raises ValueError or OSError."""
     sae, header, _ = load_sae(options.file)
-    name, tensors, settings = EXPORTERS[options.to](sae, header)
-    weights, config = options.out / name, options.out / "cfg.json"
-    if not options.overwrite and (weights.exists() or config.exists()):
+    tensors, settings = EXPORTERS[options.to](sae, header)
+    weights, config = options.out / WEIGHTS[options.to], options.out / "cfg.json"
+    others = [options.out / name for name in WEIGHTS.values() if name != weights.name]
+    if not options.overwrite and any(path.exists() for path in (weights, config, *others)):
         raise ValueError(f"{options.out} holds an SAE. Choose another --out, or pass --overwrite to replace it.")
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     write_atomically(weights, lambda part: save_file(tensors, part))
     write_atomically(config, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
+    for other in others:
+        other.unlink(missing_ok=True)  # cfg.json is no longer of it
     print(
         f"{weights}: {settings.get('architecture', settings.get('activation'))}, {header.hookpoint} ({header.hooked})"
     )
@@ -71,7 +76,7 @@ def _to_saelens(sae: SparseAutoencoder, header: SAEHeader) -> Export:
         settings |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
     if settings["architecture"] == "jumprelu":
         tensors["threshold"] = sae.threshold.expand(config.n_latents)
-    return "sae_weights.safetensors", tensors, settings
+    return tensors, settings
 
 
 def _to_sparsify(sae: SparseAutoencoder, header: SAEHeader) -> Export:
@@ -93,7 +98,7 @@ def _to_sparsify(sae: SparseAutoencoder, header: SAEHeader) -> Export:
         "d_in": config.d_in,
         "metadata": _place(header),
     }
-    return "sae.safetensors", {renamed.get(name, name): tensor for name, tensor in tensors.items()}, settings
+    return {renamed.get(name, name): tensor for name, tensor in tensors.items()}, settings
 
 
 def _place(header: SAEHeader) -> dict[str, str]:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ..sae_ops.file import SAEHeader, is_sae_file, save_sae
 from ..sae_ops.formats import known_formats, no_statistics, read_foreign
+from ..sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 from .concept_tables import Settings, concepts_of_table, read_settings
 from .info_command import show
 
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")
-"""Of Hugging Face, with or without a folder in it."""
+"""Of Hugging Face, with or without a folder or file in it."""
 
 
 def add_command(commands) -> None:
@@ -20,8 +21,8 @@ def add_command(commands) -> None:
     command.set_defaults(command=run)
     command.add_argument(
         "path",
-        help="a file, a folder, or a repository on Hugging Face (owner/name, owner/name/folder), in one of the formats "
-        f"{', '.join(known_formats())}",
+        help="a file, a folder, or a repository on Hugging Face (owner/name, or a folder or a file in it), in one of "
+        f"the formats {', '.join(known_formats())}",
     )
     command.add_argument("--out", type=Path, required=True, help="the file to write, e.g. models/sae/mine.safetensors")
     command.add_argument("--hookpoint", help="the block it was trained on, e.g. up_blocks.1.attentions.1")
@@ -103,9 +104,11 @@ def _local(path: str) -> Path:
         raise ValueError(
             f"{path} does not exist here; to download it from Hugging Face: pip install huggingface_hub"
         ) from error
-    owner, name, *inner = path.split("/")
-    below = "/".join(inner) + "/" if inner else ""
-    wanted = [f"{below}*{suffix}" for suffix in (".json", ".safetensors", ".pt", ".pth", ".bin")]
+    owner, name, *inner = path.rstrip("/").split("/")
+    file = [inner.pop()] if inner and inner[-1].endswith(WEIGHT_SUFFIXES) else []
+    below = "".join(f"{folder}/" for folder in inner)
+    weights = file or [f"*{suffix}" for suffix in WEIGHT_SUFFIXES]
+    wanted = [below + pattern for pattern in (*weights, "*.json")]
     try:
         folder = huggingface_hub.snapshot_download(f"{owner}/{name}", allow_patterns=wanted)
     except Exception as error:  # a download that breaks off has the errors of whatever library it went through
@@ -113,4 +116,4 @@ def _local(path: str) -> Path:
         raise ValueError(
             f"{path} does not exist here, and Hugging Face does not give it ({reason}). Check the name and the network."
         ) from error
-    return Path(folder, *inner)
+    return Path(folder, *inner, *file)

@@ -206,6 +206,6 @@ def _advanced_inputs() -> list[io.Input]:
             "download",
             default=False,
             advanced=True,
-            tooltip="Get the path, owner/name or owner/name/folder, from Hugging Face if it is not on this computer.",
+            tooltip="Get the path, owner/name or what lies in it, from Hugging Face if it is not on this computer.",
         ),
     ]

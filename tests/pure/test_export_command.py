@@ -151,3 +151,14 @@ def test_an_export_that_exists_is_kept(tmp_path, capsys):
     assert main(arguments) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_another_tools_weights_do_not_stay_beside_new_settings(tmp_path, capsys):
+    sae, folder = export(tmp_path, "saelens", "topk")
+    arguments = ["export", str(tmp_path / "sae.safetensors"), "--to", "sparsify", "--out", str(folder)]
+    (folder / "cfg.json").unlink()
+    assert main(arguments) == 1
+    assert "--overwrite" in capsys.readouterr().err and (folder / "sae_weights.safetensors").exists()
+    assert main([*arguments, "--overwrite"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["cfg.json", "sae.safetensors"]
+    assert read_foreign(folder).format == "sparsify"

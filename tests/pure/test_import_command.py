@@ -125,6 +125,25 @@ def test_a_download_that_breaks_off_is_said_in_a_line(out, capsys, monkeypatch):
     assert "Hugging Face does not give it (peer closed connection)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "path, wanted, below",
+    [
+        ("owner/name", ["*.safetensors", "*.pt", "*.pth", "*.bin", "*.json"], ""),
+        ("owner/name/mid", ["mid/*.safetensors", "mid/*.pt", "mid/*.pth", "mid/*.bin", "mid/*.json"], "mid"),
+        ("owner/name/mid/sae.pt", ["mid/sae.pt", "mid/*.json"], "mid/sae.pt"),
+        ("owner/name.pt", ["*.safetensors", "*.pt", "*.pth", "*.bin", "*.json"], ""),
+        ("owner/name/sae.safetensors", ["sae.safetensors", "*.json"], "sae.safetensors"),
+    ],
+)
+def test_only_what_is_meant_is_downloaded(tmp_path, out, capsys, monkeypatch, path, wanted, below):
+    hub = pytest.importorskip("huggingface_hub")
+    download = mock.Mock(return_value=str(tmp_path))
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert main(["import", path, "--out", str(out), *PLACE]) == 1
+    download.assert_called_once_with("/".join(path.split("/")[:2]), allow_patterns=wanted)
+    assert str(tmp_path / below) in capsys.readouterr().err
+
+
 def run_offline(home: Path, *arguments: str) -> subprocess.CompletedProcess:
     """With huggingface_hub's own cache in `home` and no network."""
     pytest.importorskip("huggingface_hub")
@@ -133,7 +152,8 @@ def run_offline(home: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_a_repository_id_is_looked_up_on_hugging_face(tmp_path, out):
+@pytest.mark.parametrize("inner", ["", "/", "/sae.safetensors"])
+def test_a_repository_id_is_looked_up_on_hugging_face(tmp_path, out, inner):
     """A repository with a folder for each block, downloaded before."""
     repository = tmp_path / "hub" / "models--owner--saes"
     folder = repository / "snapshots" / ("0" * 40) / "unet.mid_block.attentions.0"
@@ -142,7 +162,7 @@ def test_a_repository_id_is_looked_up_on_hugging_face(tmp_path, out):
     (repository / "refs" / "main").write_text("0" * 40)
     for path in SPARSIFY.glob("[cs]*"):
         (folder / path.name).write_bytes(path.read_bytes())
-    path = "owner/saes/unet.mid_block.attentions.0"
+    path = "owner/saes/unet.mid_block.attentions.0" + inner
     run = run_offline(tmp_path, path, "--out", str(out), "--model-family", "SD15")
     assert run.returncode == 0, run.stderr
     assert torch.equal(load_sae(out)[0].W_enc, read_foreign(SPARSIFY).autoencoder.W_enc)

@@ -2,8 +2,8 @@
 
 Prints a table and writes output/bench/erase.json. The weights are random: the time does not depend on them. The step is
 ComfyUI's own model called once with both halves of guidance; the edits run on what passed at the hookpoint, with
-concepts of 24 latents, as `train` gives them, of which none, one or all are shown. On the CPU each runs in a process of
-its own, for the memory it takes; on a GPU each way does.
+concepts of 24 latents, as `train` gives them, of which none, one or all are shown, and of one latent, as SAEmnesia has
+them, all shown. On the CPU each runs in a process of its own, for the memory it takes; on a GPU each way does.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from checkout import ROOT
 
 OUT = ROOT / "output" / "bench"
 CONCEPTS = (1, 10, 50)
-PLANS = {
-    way: [(count, shown) for count in CONCEPTS for shown in ((count,) if way == "dense" else sorted({0, 1, count}))]
-    for way in ("dense", *ACTIVATIONS)
+PLANS = {"dense": [(count, count, 24) for count in CONCEPTS]} | {
+    way: [(count, shown, 24) for count in CONCEPTS for shown in sorted({0, 1, count})] + [(1, 1, 1), (50, 50, 1)]
+    for way in ACTIVATIONS
 }
-"""For every way how many concepts are erased, and how many of them the picture shows."""
+"""For every way how many concepts are erased, how many of them the picture shows, and how many latents each has."""
 
 
 def run(module: str, *arguments: object) -> Any:
@@ -50,13 +50,15 @@ def main() -> None:
             bar.set_description(f"{model}, one step")
             activations = OUT / f"activations-{model}.safetensors"
             step = run("one_step", model, activations)
-            records.append({"model": model, "way": "no SAE", "concepts": 0, "shown": 0, "seconds": step["seconds"]})
+            nothing = {"way": "no SAE", "concepts": 0, "shown": 0, "latents": 0}
+            records.append({"model": model, **nothing, "seconds": step["seconds"]})
             bar.update()
             for way, plan in PLANS.items():
                 bar.set_description(f"{model}, {way}")
-                for pairs in [plan] if DEVICE.type == "cuda" else [[pair] for pair in plan]:
-                    counts, shown = zip(*pairs, strict=True)
-                    for record in run("one_edit", way, activations, "--concepts", *counts, "--shown", *shown):
+                for edits in [plan] if DEVICE.type == "cuda" else [[edit] for edit in plan]:
+                    counts, shown, each = zip(*edits, strict=True)
+                    flags = ("--concepts", *counts, "--shown", *shown, "--latents", *each)
+                    for record in run("one_edit", way, activations, *flags):
                         share = record["seconds"] / step["seconds"]
                         records.append({**record, "model": model, "share_of_step": share})
                         bar.update()
@@ -67,12 +69,12 @@ def main() -> None:
 def table(records: list[dict]) -> str:
     """Markdown; milliseconds, and thousandths of a step."""
     lines = [
-        "| model | way | concepts | shown | ms | of a step | extra MB | the dense way = 1 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | way | concepts | shown | latents each | ms | of a step | extra MB | the dense way = 1 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
-        model, way, count, shown = (record[name] for name in ("model", "way", "concepts", "shown"))
-        start = f"| {model} | {way} | {count} | {shown} | {1000 * record['seconds']:,.2f} | "
+        model, way, count, shown, each = (record[name] for name in ("model", "way", "concepts", "shown", "latents"))
+        start = f"| {model} | {way} | {count} | {shown} | {each} | {1000 * record['seconds']:,.2f} | "
         if way == "no SAE":
             lines.append(start + "100 % | | |")
             continue

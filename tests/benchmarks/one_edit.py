@@ -18,8 +18,6 @@ from benchmarks.device import DEVICE, wait
 from checkout import import_root
 
 N, K = 20480, 32
-LATENTS = 24
-"""Of each concept; the first detects, as after `sae-eraser train` with its defaults."""
 RUNS = 15
 ACTIVATIONS = {"exact": "topk", "threshold": "batchtopk"}
 """Ways of ours. exact: whether a latent is among the k largest is decided. threshold: it counts if it is above one."""
@@ -46,7 +44,7 @@ def dense(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor) -> Edit:
 
 
 def ours(x: torch.Tensor, W: torch.Tensor, latents: torch.Tensor, activation: str, shown: int) -> Edit:
-    """Only the first `shown` concepts can pass their gates."""
+    """latents [concepts, of each]: the first detects. Only the first `shown` concepts can pass their gates."""
     from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
     from sae_eraser.sae_ops.chosen_latents import encoder_of
     from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
@@ -94,11 +92,11 @@ def _resident(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def measure(way: str, count: int, shown: int, x: torch.Tensor, W: torch.Tensor) -> dict:
-    """Of `count` concepts `shown` pass their gates, wherever their latents are positive."""
+def measure(way: str, count: int, shown: int, each: int, x: torch.Tensor, W: torch.Tensor) -> dict:
+    """Of `count` concepts with so many latents each `shown` pass their gates, wherever their latents are positive."""
     some = x[0].flatten(1).T[:64].float().cpu()
-    strongest = F.linear(some, W).relu().sum(dim=0).topk(LATENTS * count).indices
-    latents = strongest.view(LATENTS, count).T
+    strongest = F.linear(some, W).relu().sum(dim=0).topk(each * count).indices
+    latents = strongest.view(each, count).T
     gc.collect()
     F.linear(x[:1, :, :1, :1].float().flatten()[None], W.to(DEVICE))
     memory = Memory()
@@ -112,7 +110,7 @@ def measure(way: str, count: int, shown: int, x: torch.Tensor, W: torch.Tensor) 
             edit(x)
             wait()
             seconds.append(time.perf_counter() - began)
-    record = {"way": way, "concepts": count, "shown": shown}
+    record = {"way": way, "concepts": count, "shown": shown, "latents": each}
     return record | {"seconds": sorted(seconds[2:])[RUNS // 2], "extra_bytes": memory.most()}
 
 
@@ -123,11 +121,12 @@ def main() -> None:
     parser.add_argument("activations", type=Path)
     parser.add_argument("--concepts", type=int, nargs="+", help="how many are erased")
     parser.add_argument("--shown", type=int, nargs="+", help="how many of them the picture shows")
+    parser.add_argument("--latents", type=int, nargs="+", help="how many each of them has")
     options = parser.parse_args()
     x = load_file(options.activations)["x"].to(DEVICE)
     W = random_decoder(x.shape[1])
-    pairs = zip(options.concepts, options.shown, strict=True)
-    print(json.dumps([measure(options.way, count, shown, x, W) for count, shown in pairs]))
+    edits = zip(options.concepts, options.shown, options.latents, strict=True)
+    print(json.dumps([measure(options.way, *edit, x, W) for edit in edits]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from ...sae_ops.hookpoints import Hookpoint
 from ..collect.collect_progress import Progress
 from ..hooks.block_hooks import BlockHook, get_hooks, with_hooks
-from ..sample.prompt_batch import EncodedOnce, sample_prompts
+from ..sample.prompt_batch import EncodedOnce, sample_prompts, taken_together
 from .denoising_errors import denoising_errors
 
 
@@ -110,5 +110,10 @@ class PairSampler:
 
     def _errors(self, model: ModelPatcher, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         at_once = 4 * len(self._batches[0][0])
-        parts = [slice(start, start + at_once) for start in range(0, len(prompts), at_once)]
-        return torch.cat([denoising_errors(model, self._clip, pictures[part], prompts[part]) for part in parts])
+        errors = torch.empty(len(prompts))
+        for places in taken_together(model, self._clip, prompts):
+            for start in range(0, len(places), at_once):
+                part = places[start : start + at_once]
+                own = [prompts[place] for place in part]
+                errors[part] = denoising_errors(model, self._clip, pictures[part], own)
+        return errors

@@ -26,14 +26,17 @@ def encode_prompts(clip, prompts: list[str], repeats: bool = True) -> list:
     return [[torch.cat(rows), {name: value for name, value in options.items() if value is not None}]]
 
 
-def prompt_lengths(clip, prompts: list[str]) -> list[int]:
-    """In tokens, filled up as the text encoder does."""
-    return [_encoded(clip, prompt)["cond"].shape[1] for prompt in prompts]
-
-
 def takes_repeated_prompts(model: ModelPatcher) -> bool:
     """Whether the model reads the text by cross-attention alone, as UNets do."""
     return isinstance(model.model.diffusion_model, UNetModel)
+
+
+def taken_together(model: ModelPatcher, clip, prompts: list[str]) -> list[list[int]]:
+    """Places of the prompts of each batch: all of them, or those of each length if the model needs that."""
+    if takes_repeated_prompts(model):
+        return [list(range(len(prompts)))]
+    lengths = [_encoded(clip, prompt)["cond"].shape[1] for prompt in prompts]
+    return [[place for place, own in enumerate(lengths) if own == length] for length in dict.fromkeys(lengths)]
 
 
 class EncodedOnce:

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ...training.prompts import read_prompts
-from .prompt_batch import EncodedOnce, prompt_lengths, sample_prompts, takes_repeated_prompts
+from .prompt_batch import EncodedOnce, sample_prompts, taken_together
 from .prompt_text import prompt_text
 from .sampling_inputs import first_seed_input, sampling_inputs
 
@@ -54,10 +54,8 @@ class SamplePrompts(io.ComfyNode):
 
 def _sampled(model, clip, texts: list[str], seeds: list[int], sampling: dict) -> torch.Tensor:
     """All at once; where the model cannot take prompts of several lengths together, those of each length."""
-    lengths = [0] * len(texts) if takes_repeated_prompts(model) else prompt_lengths(clip, texts)
     latents: dict[int, torch.Tensor] = {}
-    for length in dict.fromkeys(lengths):
-        places = [place for place, own in enumerate(lengths) if own == length]
+    for places in taken_together(model, clip, texts):
         own_texts, own_seeds = [texts[place] for place in places], [seeds[place] for place in places]
         latents |= zip(places, sample_prompts(model, clip, own_texts, own_seeds, **sampling), strict=True)
     return torch.stack([latents[place] for place in range(len(texts))])

@@ -10,6 +10,7 @@ from sae_eraser.nodes.locate.exchanging import Exchange, PairSampler, partners
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from with_comfyui.collecting import MID, SAMPLING, interrupting
 from with_comfyui.sampling import differs, split_guidance, with_probe
+from with_comfyui.small_transformers import small_transformer
 
 PAIRS = [("a star in neon style", "a house in neon style"), ("a ring in plain style", "a tree in plain style")]
 
@@ -68,6 +69,21 @@ def test_pairs_stay_together_in_batches(world, originals):
     torch.testing.assert_close(sample(world, world.model, batch_size=1), originals, rtol=1e-3, atol=1e-3)
     whole = sample(world, world.model, MID)
     torch.testing.assert_close(sample(world, world.model, MID, batch_size=1), whole, rtol=1e-3, atol=1e-3)
+
+
+def test_pairs_of_several_lengths_are_judged_as_each_is_alone(world):
+    """By a model that takes prompts of one length at once; the second pair has twice as many tokens."""
+    model, long = small_transformer("QwenImage"), " in neon style and" * 8
+    pairs = [("a star", "a ring"), (f"a star{long}", f"a ring{long}")]
+
+    def judged(*chosen: int) -> torch.Tensor:
+        with Progress("pairs", None) as progress:
+            own, seeds = [pairs[place] for place in chosen], [3 + place for place in chosen]
+            sampler = PairSampler(world.clip, own, seeds, 1, SAMPLING, 1, progress)
+            return torch.stack(sampler.errors(model, sampler.originals(model))).unflatten(1, (2, len(own)))
+
+    alone = torch.cat([judged(0), judged(1)], dim=2)
+    torch.testing.assert_close(judged(0, 1), alone, rtol=1e-3, atol=1e-3)
 
 
 def test_only_the_noise_levels_in_between_are_exchanged(world):

@@ -45,12 +45,19 @@ def read_prompts(text: str) -> list[LabelledPrompt]:
 
 def _json_row(number: int, line: str) -> dict:
     try:
-        row = json.loads(line)
+        fields = json.loads(line, object_pairs_hook=tuple)  # a dict would have the last of two namesakes alone
     except json.JSONDecodeError as error:
         raise ValueError(f"Line {number} of the prompts is no JSON object ({error}): {line[:80]}") from error
-    if not isinstance(row, dict):
+    if not isinstance(fields, tuple):
         raise ValueError(f"Line {number} of the prompts is no JSON object: {line[:80]}")
-    return row
+    names = [name for name, _ in fields]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"Line {number} of the prompts names '{twice[0]}' twice. Put several labels of a group into a list: "
+            f"{line[:80]}"
+        )
+    return dict(fields)
 
 
 def _csv_rows(lines: list[tuple[int, str]]) -> list[dict]:

@@ -130,6 +130,11 @@ def test_a_name_that_the_header_has_twice_is_refused():
     assert read_prompts("prompt,object,,\na star,star,,") == [LabelledPrompt("a star", {"object": ("star",)})]
 
 
+def test_so_is_one_that_a_json_object_has_twice():
+    with pytest.raises(ValueError, match="^Line 2 .* names 'object' twice. Put several labels .* into a list: .*ring"):
+        read_prompts('{"prompt": "a box"}\n{"prompt": "a star and a ring", "object": "star", "object": "ring"}')
+
+
 @pytest.mark.parametrize("command", ["collect", "evaluate", "locate"])
 def test_a_file_that_is_not_utf_8_is_named(tmp_path, capsys, command):
     """As Excel saves plain CSV."""

@@ -38,7 +38,10 @@ class Moved:
 
 def judge_moved(own: torch.Tensor, partner: torch.Tensor, originals: torch.Tensor, partners: torch.Tensor) -> Moved:
     """All mean squared errors of denoising, [pictures]: of the exchanged pictures under their own and under their
-    partner's prompt, of their originals under the own prompt, and of the partner's original under the partner's."""
-    lead = (own / partner).log()
-    worse = torch.where(lead > 0, partner / partners, own / originals)
+    partner's prompt, of their originals under the own prompt, and of the partner's original under the partner's.
+
+    A picture that has become NaN has not moved and is broken.
+    """
+    lead = (own / partner).log().nan_to_num(0.0)
+    worse = torch.where(lead > 0, partner / partners, own / originals).nan_to_num(torch.finfo(own.dtype).max)
     return Moved([round(value, 4) for value in lead.tolist()], [round(value, 4) for value in worse.tolist()])

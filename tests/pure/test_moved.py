@@ -1,5 +1,6 @@
 """Whether a picture is taken for its own prompt's or for its partner's."""
 
+import json
 import math
 
 import pytest
@@ -17,3 +18,10 @@ def test_pictures_by_hand():
     assert moved.share == 0.4  # the second and the fourth; the third could be either
     assert moved.broken == 0.6
     assert moved.mean_lead == pytest.approx(sum(moved.lead) / 5)
+
+
+def test_pictures_that_became_nan_are_broken():
+    ones, nan = torch.ones(2), torch.tensor([math.nan, 1.0])
+    moved = judge_moved(nan, nan, ones, ones)
+    assert (moved.share, moved.broken, moved.mean_lead) == (0, 0.5, 0)
+    assert json.loads(json.dumps(moved.worse, allow_nan=False))[0] > 1.5

@@ -1,5 +1,7 @@
 """Concept Heatmap: where a concept fired, over the picture and over the steps."""
 
+import math
+
 import torch
 from comfy_api.latest import io
 
@@ -72,10 +74,15 @@ def as_pictures(z: torch.Tensor, latents: torch.Size) -> torch.Tensor:
     """
     if z.dim() == 6 and z.shape[3] == 1:
         z = z[:, :, :, 0]
-    height, width = latents[-2:]
-    if z.dim() != 5 or abs(z.shape[3] * width / height - z.shape[4]) > 1:
+    if z.dim() != 5 or not is_scaled_down(latents[-2:], z.shape[3:]):
         raise ValueError(
             "The vectors of this SAE's block are no map of one picture (a video, or pictures to go by among them), so "
             "there is no heatmap. Concept Score works for them."
         )
     return z
+
+
+def is_scaled_down(size: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
+    """Whether both sides of a map are those of the latents, divided by the same whole number and rounded up."""
+    by = max(math.ceil(side / own) for side, own in zip(size, smaller, strict=True))
+    return all(math.ceil(side / by) == own for side, own in zip(size, smaller, strict=True))

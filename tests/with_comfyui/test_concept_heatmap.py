@@ -105,11 +105,24 @@ def test_pictures_of_another_number_are_refused(run):
 
 
 @pytest.mark.parametrize(
-    "shape, latents", [((3, 1, 2, 5, 4, 6), (1, 16, 5, 8, 12)), ((3, 1, 2, 24, 1), (1, 16, 8, 12))]
+    "shape, latents",
+    [
+        ((3, 1, 2, 5, 4, 6), (1, 16, 5, 8, 12)),
+        ((3, 1, 2, 24, 1), (1, 16, 8, 12)),
+        ((3, 1, 2, 6, 4), (1, 16, 8, 12)),
+    ],
 )
 def test_vectors_that_are_no_picture_are_refused(shape, latents):
     with pytest.raises(ValueError, match="no map of one picture.*Concept Score works"):
         as_pictures(torch.zeros(shape), torch.Size(latents))
+
+
+@pytest.mark.parametrize(
+    "size, smaller", [((65, 96), (9, 12)), ((9, 64), (5, 32)), ((5, 7), (5, 7)), ((64, 5), (8, 1))]
+)
+def test_sides_that_were_rounded_up_are_those_of_a_picture(size, smaller):
+    """65 is halved to 33, 17 and 9."""
+    assert as_pictures(torch.zeros(3, 1, 2, *smaller), torch.Size((1, 16, *size))).shape == (3, 1, 2, *smaller)
 
 
 def test_one_frame_is_a_picture():

@@ -1,6 +1,7 @@
 """Collect Activations: samples labelled prompts and writes the cache that training reads."""
 
 import hashlib
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def _resolve(model, clip, hookpoints: str) -> tuple[list[Hookpoint], bool]:
 def cache_folder(name: str) -> Path:
     """output/sae_cache/NAME. Raises ValueError if the name would lead out of it."""
     root = Path(folder_paths.get_output_directory(), "sae_cache").resolve()
-    folder = (root / name.strip()).resolve()
+    folder = Path(os.path.normpath(root / name.strip()))  # it may be a link to another disk
     if folder.parent != root or not name.strip():
         raise ValueError(f"'{name}' is no usable name for a cache. Use letters, digits, '-' and '_'.")
     return folder

@@ -272,6 +272,19 @@ def test_prompts_are_read_from_a_file_in_the_input_folder(collect):
     assert Cache(collect(prompts="prompts.csv", seeds=1)).groups() == {"object": ["star", "café"]}
 
 
+def test_links_lead_to_another_disk(collect, tmp_path):
+    """A cache is large, and prompts may lie beside what they were made of."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "sae_cache").mkdir()
+    (tmp_path / "sae_cache" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "all.jsonl").write_text(PROMPTS)
+    link = Path(folder_paths.get_input_directory(), "linked.jsonl")
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "all.jsonl")
+    assert collect("linked", prompts=link.name, seeds=1) == tmp_path / "sae_cache" / "linked"
+    assert len(Cache(tmp_path / "disk").images) == 4
+
+
 def test_a_hookpoint_named_twice_is_read_once(collect):
     folder = collect(hookpoints=f"{MID}, middle_block.1, unet.{MID}", seeds=1)
     assert Cache(folder).settings.hookpoints == {MID: 128}

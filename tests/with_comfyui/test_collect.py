@@ -268,8 +268,9 @@ def test_a_layer_of_the_text_encoder_is_read_without_sampling(collect, world, mo
 def test_prompts_are_read_from_a_file_in_the_input_folder(collect):
     folder = Path(folder_paths.get_input_directory())
     folder.mkdir(exist_ok=True)
-    (folder / "prompts.csv").write_text("prompt,object\na star,star\na café,café\n", encoding="utf-8-sig")
-    assert Cache(collect(prompts="prompts.csv", seeds=1)).groups() == {"object": ["star", "café"]}
+    for name in ("prompts.csv", "PROMPTS.CSV"):
+        (folder / name).write_text("prompt,object\na star,star\na café,café\n", encoding="utf-8-sig")
+        assert Cache(collect(name, prompts=name, seeds=1)).groups() == {"object": ["star", "café"]}
 
 
 def test_links_lead_to_another_disk(collect, tmp_path):

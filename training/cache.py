@@ -87,6 +87,17 @@ class CacheWriter:
             shard for shard in range(part, self.settings.shards, parts) if not _checksum(self.folder, shard).exists()
         ]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """(maps of an image, positions, width) at every hookpoint, as shards have them; empty if there are none.
+
+        Raises CacheError if it cannot be read.
+        """
+        for shard in range(self.settings.shards):
+            if _checksum(self.folder, shard).exists() and _shard(self.folder, shard).exists():
+                with _opened(self.folder, shard) as file:
+                    return {name: tuple(file.get_slice(name).get_shape()[1:]) for name in self.settings.hookpoints}
+        return {}
+
     def write_shard(self, shard: int, activations: dict[str, torch.Tensor], sigmas: torch.Tensor) -> None:
         """Its images: per hookpoint [images, maps, positions, width], and sigmas [images, maps].
 
@@ -229,7 +240,7 @@ class Cache:
             raise CacheError(f"{self.folder} holds nothing of '{hookpoint}'. It holds: {names}.")
         if not self.shards:
             raise CacheError(f"{self.folder} has no shard that can be read. Collect again.")
-        with self._opened(self.shards[0]) as file:
+        with _opened(self.folder, self.shards[0]) as file:
             _, maps, positions, width = file.get_slice(hookpoint).get_shape()
         return maps, positions, width
 
@@ -238,14 +249,14 @@ class Cache:
 
         Reads these bytes alone; restored() makes fp32 of them.
         """
-        with self._opened(shard) as file:
+        with _opened(self.folder, shard) as file:
             vectors = _read_maps(file, hookpoint, first, last)
             scale = _read_maps(file, hookpoint + SCALE, first, last) if self.settings.storage == "int8" else None
         return vectors, scale
 
     def sigmas(self, shard: int) -> torch.Tensor:
         """Noise levels fp32 [images, maps]."""
-        with self._opened(shard) as file:
+        with _opened(self.folder, shard) as file:
             return file.get_tensor("sigmas").clone()
 
     def read_image(self, hookpoint: str, image: int) -> torch.Tensor:
@@ -257,14 +268,6 @@ class Cache:
             raise CacheError(f"{_shard(self.folder, shard)} holds NaN or infinity at {hookpoint}. Collect again.")
         return vectors
 
-    def _opened(self, shard: int):
-        try:
-            return safe_open(_shard(self.folder, shard), framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CacheError(
-                f"The shard {_shard(self.folder, shard)} cannot be read ({error}). Collect it again."
-            ) from error
-
     def _bad(self, shard: int, fault: str) -> None:
         path = _shard(self.folder, shard)
         if not self._skip_bad_shards:
@@ -274,6 +277,16 @@ class Cache:
             )
         self.bad_shards.append(path.name)
         self._facts.pop(shard, None)
+
+
+def _opened(folder: Path, shard: int):
+    try:
+        return safe_open(_shard(folder, shard), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CacheError(
+            f"The shard {_shard(folder, shard)} cannot be read ({error}). Delete {_checksum(folder, shard).name} and "
+            "collect again, which makes this shard anew."
+        ) from error
 
 
 def _read_maps(file, name: str, first: int, last: int) -> torch.Tensor:

@@ -60,7 +60,8 @@ def fill_cache(
     missing = writer.missing(*share)
     own = sum(len(settings.shard_images(shard)) for shard in range(share[0], settings.shards, share[1]))
     lacking = sum(len(settings.shard_images(shard)) for shard in missing)
-    shape: list[tuple[int, ...]] = []
+    shapes = writer.shapes()
+    size = 0
     for shard in missing:
         batches = []
         indices = settings.shard_images(shard)
@@ -71,11 +72,11 @@ def fill_cache(
             else:
                 batch = sample(images)
                 sampled += len(images)
-            if not shape:
-                shape = _shape(batch)
+            if not size:
                 size = image_bytes(batch, settings.storage)
                 _check_disk(folder, lacking * size + len(missing) * FILE_BYTES)
-            elif shape != _shape(batch):
+            shapes = shapes or _shapes(batch)
+            if shapes != _shapes(batch):
                 raise ValueError(
                     "The sampler does not call the model equally often for every batch. Set keep_steps, or choose "
                     "another sampler."
@@ -99,8 +100,8 @@ def image_bytes(batch: Batch, storage: str) -> int:
     return vectors + 4 * sigmas.shape[1]
 
 
-def _shape(batch: Batch) -> list[tuple[int, ...]]:
-    return [tuple(tensor.shape[1:]) for tensor in batch[0].values()]
+def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape[1:]) for name, tensor in batch[0].items()}
 
 
 def _check_disk(folder: Path, needed: int) -> None:

@@ -215,6 +215,9 @@ def test_samplers_that_choose_their_own_number_of_calls_need_keep_steps(collect,
     calls = iter((2, 2, 3, 2))
     with pytest.raises(ValueError, match="equally often for every batch. Set keep_steps"):
         collect()
+    calls = iter((3, 3, 3, 3))  # the shards that it lacks would not fit those that it has
+    with pytest.raises(ValueError, match="equally often for every batch. Set keep_steps"):
+        collect()
     calls = iter((3, 2, 4, 2, 3))
     assert activations(collect("kept", keep_steps=2), MID).shape == (8, 2, 16, 128)
 

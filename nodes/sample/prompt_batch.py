@@ -1,5 +1,7 @@
 """Samples a batch in which every image has its own prompt and its own seed."""
 
+import math
+
 import comfy.sample
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -9,19 +11,19 @@ from comfy.model_patcher import ModelPatcher
 def encode_prompts(clip, prompts: list[str], repeats: bool = True) -> list:
     """Conditioning of one entry for a batch of prompts, row i for image i, with the hooks that the CLIP carries.
 
-    repeats: short ones may be repeated, which changes nothing for a model that reads the text by cross-attention alone.
-    Raises ValueError if the prompts differ in length and that does not help.
+    repeats: they may be repeated, which changes nothing for a model that reads the text by cross-attention alone.
+    Raises ValueError if the prompts differ in length and may not.
     """
     encoded = [_encoded(clip, prompt) for prompt in prompts]
     conds = [found.pop("cond") for found in encoded]
     lengths = [cond.shape[1] for cond in conds]
-    longest = max(lengths)
-    if len(set(lengths)) > 1 and not (repeats and all(longest % length == 0 for length in lengths)):
+    if len(set(lengths)) > 1 and not repeats:
         raise ValueError(
-            f"Prompts that are sampled at once have {min(lengths)} to {longest} tokens, which this model cannot take "
-            "together. Make them equally long, or set batch_size to 1."
+            f"Prompts that are sampled at once have {min(lengths)} to {max(lengths)} tokens, which this model cannot "
+            "take together. Make them equally long, or set batch_size to 1."
         )
-    rows = [cond.repeat(1, longest // cond.shape[1], 1) for cond in conds]
+    together = math.lcm(*lengths)
+    rows = [cond.repeat(1, together // cond.shape[1], 1) for cond in conds]
     options = {name: _together([found[name] for found in encoded]) for name in encoded[0]}
     return [[torch.cat(rows), {name: value for name, value in options.items() if value is not None}]]
 

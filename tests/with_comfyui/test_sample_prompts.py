@@ -30,6 +30,16 @@ def test_each_picture_is_that_of_ksampler_with_its_prompt_and_seed(world, model,
     assert not torch.allclose(sample_prompts(world, model, 6), sample_prompts(world, model, 5), atol=0.1)
 
 
+def test_long_prompts_are_drawn_as_they_are_alone(world, model, sample):
+    """Of one, two and three times as many tokens as a text encoder reads at once."""
+    prompts = ["a star " * words for words in (3, 20, 45)]
+    text = "\n".join(json.dumps({"prompt": prompt}) for prompt in prompts)
+    node = SamplePrompts.execute(model=model, clip=world.clip, prompts=text, first_seed=5, **SAMPLING)
+    for index, prompt in enumerate(prompts):
+        alone = sample(model, seed=5 + index, positive=encode(world.clip, prompt), size=(6, 8))
+        torch.testing.assert_close(node.result[0]["samples"][index], alone[0], rtol=0, atol=2e-4)
+
+
 def test_hooks_on_the_clip_are_those_of_ksampler(world, model, sample):
     hooks = EraseConceptHook.execute(1.0, "scale", sae={"sae": MID, "concept": "disc"}).result[0]
     (clip,) = SetClipHooks().apply_hooks(world.clip, False, True, hooks)

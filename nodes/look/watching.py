@@ -53,6 +53,8 @@ class Watch:
 
     def sample(self, executor, noise, *args, **kwargs):
         """Around one run of a sampler, whatever it is; a run that does not come to its end leaves nothing."""
+        if self._calls is not None:  # within the run that is watched: what it meets belongs to that
+            return executor(noise, *args, **kwargs)
         self._shape, self._calls = noise.shape, defaultdict(list)
         try:
             latents = executor(noise, *args, **kwargs)

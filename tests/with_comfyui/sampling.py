@@ -4,7 +4,7 @@ import comfy.model_patcher
 import nodes
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy.samplers import calculate_sigmas, sampler_object
+from comfy.samplers import KSAMPLER, CFGGuider, calculate_sigmas, sampler_object
 
 from sae_eraser.nodes.erase.erase_concept import EraseConcept
 from with_comfyui.random_files import MID
@@ -56,6 +56,27 @@ def sample_by(guider, steps=1) -> torch.Tensor:
     sampling = guider.model_patcher.get_model_object("model_sampling")
     noise, latents = (make(1, 16, 8, 8) for make in (torch.ones, torch.zeros))
     return guider.sample(noise, latents, sampler_object("euler"), calculate_sigmas(sampling, "normal", steps))
+
+
+def sample_within_a_sampling(clip, model, nested=True) -> torch.Tensor:
+    """Latents [1, 16, 8, 8] by a sampler that runs a guider of its own, with the options of the first, which hold the
+    model's wrappers. Not nested: by that guider alone."""
+
+    def within(outer, x, sigmas, extra_args, **kwargs):
+        inner = guider(outer.inner_model.model_patcher)
+        inner.model_options = extra_args["model_options"]
+        return inner.sample(x / sigmas[0], torch.zeros_like(x), sampler_object("euler"), sigmas)
+
+    def guider(patched):
+        found = CFGGuider(patched)
+        found.set_conds(encode(clip, "a star in neon style"), encode(clip, ""))
+        found.set_cfg(3.0)
+        return found
+
+    sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", 2)
+    noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    sampler = KSAMPLER(within) if nested else sampler_object("euler")
+    return guider(model).sample(noise, torch.zeros(1, 16, 8, 8), sampler, sigmas)
 
 
 def with_probe(model, probe):

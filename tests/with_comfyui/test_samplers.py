@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from comfy.samplers import KSAMPLER, CFGGuider, calculate_sigmas, sampler_object
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 from sae_eraser.nodes.hooks.block_hooks import BlockHook, get_hooks, resolve_hookpoint, with_hooks
 from with_comfyui.random_files import UP
-from with_comfyui.sampling import differs, encode, erase
+from with_comfyui.sampling import differs, encode, erase, sample_within_a_sampling
 
 SAMPLERS = ["euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_2m", "dpmpp_sde", "uni_pc"]
 
@@ -91,28 +90,11 @@ def test_samplers_with_other_steps_share_a_patched_model(model, sample):
 
 @pytest.mark.parametrize("branch", ["both", "cond", "uncond"])
 def test_a_sampling_within_another_one_is_erased(world, model, branch):
-    """By a sampler that runs a guider of its own, with the options of the first, which hold the model's wrappers."""
-
-    def within(outer, x, sigmas, extra_args, **kwargs):
-        inner = guider(outer.inner_model.model_patcher)
-        inner.model_options = extra_args["model_options"]
-        return inner.sample(x / sigmas[0], torch.zeros_like(x), sampler_object("euler"), sigmas)
-
-    def guider(patched):
-        found = CFGGuider(patched)
-        found.set_conds(encode(world.clip, "a star in neon style"), encode(world.clip, ""))
-        found.set_cfg(3.0)
-        return found
-
-    def draw(patched, sampler):
-        sigmas = calculate_sigmas(patched.get_model_object("model_sampling"), "normal", 2)
-        noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-        return guider(patched).sample(noise, torch.zeros(1, 16, 8, 8), sampler, sigmas)
-
     erased = erase(model, branch=branch)
-    nested = draw(erased, KSAMPLER(within))
-    torch.testing.assert_close(nested, draw(erased, sampler_object("euler")), rtol=0.1, atol=0.1)
-    assert differs(nested, draw(model, KSAMPLER(within)))
+    nested = sample_within_a_sampling(world.clip, erased)
+    alone = sample_within_a_sampling(world.clip, erased, nested=False)
+    torch.testing.assert_close(nested, alone, rtol=0.1, atol=0.1)
+    assert differs(nested, sample_within_a_sampling(world.clip, model))
 
 
 def test_a_second_pass_continues_the_first(comfyui, world, model):

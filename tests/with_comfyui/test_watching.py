@@ -23,7 +23,15 @@ from sae_eraser.sae_ops.erasure import Erasure
 from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.sae_ops.formats import no_statistics
 from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
-from with_comfyui.sampling import differs, encode, erase, sample_by, split_guidance, with_probe
+from with_comfyui.sampling import (
+    differs,
+    encode,
+    erase,
+    sample_by,
+    sample_within_a_sampling,
+    split_guidance,
+    with_probe,
+)
 from with_comfyui.test_compile import compiled
 from with_comfyui.test_tiles import in_windows
 from with_comfyui.watching import watched
@@ -235,6 +243,14 @@ def test_a_run_that_is_broken_off_leaves_nothing(model, sample):
         sample(broken)
     assert not watch.runs
     assert len(watch.run_of(sample(patched)).sigmas) == 3
+
+
+def test_a_sampling_within_a_watched_one_is_a_part_of_it(model, world):
+    patched, watch = watched(model)
+    nested = watch.run_of(sample_within_a_sampling(world.clip, patched))
+    alone = watch.run_of(sample_within_a_sampling(world.clip, patched, nested=False))
+    assert len(watch.runs) == 2 and torch.equal(nested.sigmas, alone.sigmas)
+    assert (nested.z - alone.z).abs().mean() < 0.1 * alone.z.mean()
 
 
 def test_the_oldest_runs_go_when_all_take_too_much(model, sample, monkeypatch):

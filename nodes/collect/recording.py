@@ -51,7 +51,7 @@ class Recorder:
     def take(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Activations of the batch by hookpoint, [images, maps, positions, width], and sigmas fp32 [images, maps].
 
-        Raises ValueError if nothing is to be kept, or if both halves are and there is but one.
+        Raises ValueError if nothing is to be kept, if both halves are and there is but one, or if their sizes differ.
         """
         activations, sigmas = {}, torch.empty(0)
         for name in dict.fromkeys(name for name, _ in self._vectors):
@@ -64,6 +64,13 @@ class Recorder:
                         "cfg above 1, or branch to cond."
                     )
                 calls = [call for both in zip(calls, uncond, strict=True) for call in both]
+            positions = {vectors.shape[1] for vectors, _ in calls}
+            if len(positions) > 1:
+                raise ValueError(
+                    f"{name} has from {min(positions)} to {max(positions)} positions in the calls of one sampling. "
+                    "Take the node out of the workflow that scales them for some steps (PatchModelAddDownscale, for "
+                    f"instance), or set keep_positions to {min(positions)} or less."
+                )
             activations[name] = torch.stack([vectors for vectors, _ in calls], dim=1)
             sigmas = torch.stack([sigma for _, sigma in calls], dim=1)
         self.start(range(0))

@@ -66,6 +66,12 @@ class Watch:
                     f"that at {unseen} of {len(self._calls)} noise levels. Set cfg above 1 at every step, or watch "
                     "with an SAE of the other branch."
                 )
+            if len({z.shape for calls in self._calls.values() for z in calls}) > 1:
+                raise ValueError(
+                    f"The block of the SAE '{self.sae.name}' gives maps of several sizes in one run, so SAE Eraser "
+                    "cannot watch concepts. Take the node out of the workflow that scales them for some steps "
+                    "(PatchModelAddDownscale, for instance), or Watch Concepts."
+                )
             if self._calls:
                 self._keep(latents)
         finally:

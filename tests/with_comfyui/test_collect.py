@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 
 from sae_eraser.nodes.collect import collect_activations
 from sae_eraser.nodes.collect.collect_activations import CollectActivations
@@ -220,6 +221,15 @@ def test_samplers_that_choose_their_own_number_of_calls_need_keep_steps(collect,
         collect()
     calls = iter((3, 2, 4, 2, 3))
     assert activations(collect("kept", keep_steps=2), MID).shape == (8, 2, 16, 128)
+
+
+def test_maps_that_another_node_scales_for_some_steps_are_refused(collect, world, tmp_path):
+    scaling = PatchModelAddDownscale.execute(world.model, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic").result[0]
+    large = {"model": scaling, "steps": 6, "width": 128, "height": 128, "seeds": 1}
+    with pytest.raises(ValueError, match="has from 16 to 64 positions .*PatchModelAddDownscale.*keep_positions to 16"):
+        collect(**large)
+    assert not list(tmp_path.rglob("*.json"))
+    assert activations(collect(keep_positions=16, **large), MID).shape == (4, 6, 16, 128)
 
 
 def test_oblong_pictures_can_be_collected(collect):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from comfy.hooks import HookGroup
 from comfy_extras.nodes_custom_sampler import CFGGuider, DualCFGGuider
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from comfy_extras.nodes_perpneg import PerpNegGuider
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 
@@ -251,6 +252,14 @@ def test_a_sampling_within_a_watched_one_is_a_part_of_it(model, world):
     alone = watch.run_of(sample_within_a_sampling(world.clip, patched, nested=False))
     assert len(watch.runs) == 2 and torch.equal(nested.sigmas, alone.sigmas)
     assert (nested.z - alone.z).abs().mean() < 0.1 * alone.z.mean()
+
+
+def test_maps_that_another_node_scales_for_some_steps_cannot_be_watched(model, sample):
+    patched, watch = watched(model)
+    scaling = PatchModelAddDownscale.execute(patched, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic").result[0]
+    with pytest.raises(ValueError, match=f"'{MID}' gives maps of several sizes.*PatchModelAddDownscale"):
+        sample(scaling, steps=6, size=(16, 16))
+    assert not watch.runs
 
 
 def test_the_oldest_runs_go_when_all_take_too_much(model, sample, monkeypatch):

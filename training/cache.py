@@ -238,11 +238,14 @@ class Cache:
         if hookpoint not in self.settings.hookpoints:
             names = ", ".join(self.settings.hookpoints)
             raise CacheError(f"{self.folder} holds nothing of '{hookpoint}'. It holds: {names}.")
-        if not self.shards:
-            raise CacheError(f"{self.folder} has no shard that can be read. Collect again.")
-        with _opened(self.folder, self.shards[0]) as file:
-            _, maps, positions, width = file.get_slice(hookpoint).get_shape()
-        return maps, positions, width
+        for shard in self.shards:
+            try:
+                with safe_open(_shard(self.folder, shard), framework="pt") as file:
+                    _, maps, positions, width = file.get_slice(hookpoint).get_shape()
+                return maps, positions, width
+            except (SafetensorError, OSError) as error:
+                self._bad(shard, f"cannot be read ({error})")
+        raise CacheError(f"{self.folder} has no shard that can be read. Collect again.")
 
     def read(self, hookpoint: str, shard: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Maps first..last-1 of a shard, images after one another: as stored [maps, positions, width], and scales.

@@ -295,6 +295,17 @@ def test_a_bad_shard_is_made_anew_when_its_checksum_file_is_deleted(folder):
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("found, spoiled", [(b"{", b"?"), (b"mid_block", b"mud_block")])
+def test_the_shape_comes_from_a_shard_whose_header_can_be_read(folder, found, spoiled):
+    path = folder / "shard-00000.safetensors"
+    path.write_bytes(path.read_bytes().replace(found, spoiled, 1))
+    with pytest.raises(CacheError, match="shard-00000.safetensors cannot be read.*delete shard-00000.json and collect"):
+        Cache(folder).shape(MID)
+    cache = Cache(folder, skip_bad_shards=True)
+    assert cache.shape(MID) == (3, 6, 4)
+    assert (cache.shards, cache.bad_shards) == ([1, 2], ["shard-00000.safetensors"])
+
+
 def test_a_shard_that_goes_away_while_it_is_read_is_named(folder):
     cache = Cache(folder)
     (folder / "shard-00001.safetensors").unlink()

@@ -197,13 +197,19 @@ class Cache:
 
     def verify(self) -> Iterator[int]:
         """Compares every shard with its checksum, yielding its number of bytes after each. Raises CacheError."""
+
+        def fault(shard: int) -> str | None:
+            try:
+                is_whole = _sha256(_shard(self.folder, shard)) == self._facts[shard]["sha256"]
+            except OSError as error:  # of a disk that fails
+                return f"cannot be read ({error})"
+            return None if is_whole else "is damaged (its checksum is wrong)"
+
         with ThreadPoolExecutor(4) as pool:
-            for shard, checksum in zip(
-                self.shards, pool.map(lambda s: _sha256(_shard(self.folder, s)), self.shards), strict=True
-            ):
+            for shard, found in zip(self.shards, pool.map(fault, self.shards), strict=True):
                 yield self._facts[shard]["bytes"]
-                if checksum != self._facts[shard]["sha256"]:
-                    self._bad(shard, "is damaged (its checksum is wrong)")
+                if found:
+                    self._bad(shard, found)
 
     @property
     def bytes(self) -> int:

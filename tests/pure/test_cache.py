@@ -287,6 +287,22 @@ def test_a_bad_shard_is_named_or_left_out(folder, damage, message):
     assert torch.equal(cache.read_image(MID, 4), expected)
 
 
+def test_a_shard_that_the_disk_does_not_give_is_named_or_left_out(folder, monkeypatch):
+    read = cache_module._sha256
+
+    def fails(path: Path) -> str:
+        if path.name == "shard-00001.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(cache_module, "_sha256", fails)
+    with pytest.raises(CacheError, match="shard-00001.safetensors cannot be read.*--skip-bad-shards"):
+        list(Cache(folder).verify())
+    cache = Cache(folder, skip_bad_shards=True)
+    assert len(list(cache.verify())) == 3
+    assert (cache.shards, cache.bad_shards) == ([0, 2], ["shard-00001.safetensors"])
+
+
 def test_a_bad_shard_is_made_anew_when_its_checksum_file_is_deleted(folder):
     before = contents(folder)
     flipped_bit(folder / "shard-00001.safetensors")

@@ -329,11 +329,13 @@ def _read_manifest(folder: Path) -> CacheSettings:
             )
         settings = manifest["settings"]
         return CacheSettings(**{**settings, "images": [CachedImage(**image) for image in settings["images"]]})
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CacheError(f"{folder} is no activation cache: it has no {MANIFEST}.") from error
+    except OSError as error:
+        raise CacheError(f"{folder / MANIFEST} cannot be read ({error}). Check its disk and permissions.") from error
     except CacheError:
         raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CacheError(
             f"{folder / MANIFEST} cannot be read ({error}). Delete the cache folder and collect again."
         ) from error

@@ -225,6 +225,22 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path):
         Cache(tmp_path)
 
 
+def test_a_file_in_place_of_the_folder_is_no_cache(folder):
+    with pytest.raises(CacheError, match="manifest.json is no activation cache"):
+        Cache(folder / "manifest.json")
+
+
+@pytest.mark.parametrize("fault", [errno.EACCES, errno.EIO])
+def test_a_manifest_that_the_disk_does_not_give_is_no_reason_to_delete_the_cache(folder, monkeypatch, fault):
+    def fails(path: Path) -> str:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    with pytest.raises(CacheError, match=f"{folder}.*manifest.json cannot be read.*Check its disk") as refusal:
+        Cache(folder)
+    assert "Delete" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b"{}", b'{"version": 2}', b'{"version": 2, "settings": {}}', b"\xff\xfe"]
 )

@@ -94,9 +94,13 @@ def run(options: argparse.Namespace) -> None:
     distributed.start()
     try:
         _run(options)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not on_gpu and "DefaultCPUAllocator" not in str(error):  # torch has no class of its own for that
+            raise
         raise ValueError(
-            f"The GPU has too little memory ({error}). Lower --vectors and --maps, or --latents, and pass --restart."
+            f"The {'GPU' if on_gpu else 'computer'} has too little memory ({error}). Lower --vectors and --maps, or "
+            "--latents, and pass --restart."
         ) from error
     finally:
         distributed.stop()

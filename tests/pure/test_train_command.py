@@ -267,6 +267,14 @@ def test_a_learning_rate_that_blows_up(cache, capsys, out):
     assert not out.exists()
 
 
+def test_more_latents_than_memory_holds(cache, capsys, out):
+    assert train(cache, out, *QUICK, "--latents", 10**12) == 1
+    message = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert message.startswith("sae-eraser: The computer has too little memory") and message.count("\n") == 1
+    assert "--latents" in message
+    assert not out.exists()
+
+
 def test_the_same_number_twice_is_one_sae(cache, out, capsys):
     assert train(cache, out, *QUICK, "--k", "2", "2") == 0
     assert out.is_file()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import distributed
+from .cache import CacheError
 from .data import LabelledImages, choose_images
 from .phases import MEASURE, STATISTICS, Progress
 from .plan import Plan
@@ -43,6 +44,11 @@ def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) 
     held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
     maps, unprompted, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
     maps, unprompted = learned_from(plan, maps, unprompted)
+    if torch.equal(maps.amin(dim=(0, 1)), maps.amax(dim=(0, 1))):
+        raise CacheError(
+            f"In {cache.folder} all activations at {hookpoint} are the same, so there is nothing to learn. Choose "
+            "another --hookpoint, or collect at another one."
+        )
     shown = choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors, config.branch)
     judged = choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4, config.branch)
     return HookpointData(

@@ -260,6 +260,13 @@ def test_a_nan_in_the_cache(own_cache, capsys, out):
     assert not out.exists()
 
 
+def test_activations_that_are_the_same_everywhere(tmp_path, refused):
+    planted = plant(range(15))
+    folder = write_cache(tmp_path / "same", replace(planted, maps=torch.full_like(planted.maps, 1.5)))
+    message = refused(folder)
+    assert f"In {folder} all activations at {HOOKPOINT} are the same" in message and "--hookpoint" in message
+
+
 def test_a_learning_rate_that_blows_up(cache, capsys, out):
     assert train(cache, out, *QUICK, "--learning-rate", "1e30") == 1
     message = capsys.readouterr().err.rsplit("\r", 1)[-1]

@@ -102,6 +102,8 @@ def run(options: argparse.Namespace) -> None:
             f"The {'GPU' if on_gpu else 'computer'} has too little memory ({error}). Lower --vectors and --maps, or "
             "--latents, and pass --restart."
         ) from error
+    except KeyboardInterrupt:
+        raise ValueError("Stopped. Run the same command again: it goes on at its last checkpoint.") from None
     finally:
         distributed.stop()
 

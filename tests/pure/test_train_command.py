@@ -19,6 +19,7 @@ from pure.training_runs import train
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header, save_sae
 from sae_eraser.sae_ops.formats import no_statistics
+from sae_eraser.training import train_command
 from sae_eraser.training.cache import CacheSettings, CacheWriter
 from sae_eraser.training.config import TrainingConfig
 
@@ -280,6 +281,16 @@ def test_more_latents_than_memory_holds(cache, capsys, out):
     assert message.startswith("sae-eraser: The computer has too little memory") and message.count("\n") == 1
     assert "--latents" in message
     assert not out.exists()
+
+
+def test_ctrl_c(cache, capsys, out, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_command, "build_saes", stopped)
+    assert train(cache, out, *QUICK) == 1
+    message = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert message == "sae-eraser: Stopped. Run the same command again: it goes on at its last checkpoint.\n"
 
 
 def test_the_same_number_twice_is_one_sae(cache, out, capsys):

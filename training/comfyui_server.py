@@ -111,6 +111,12 @@ def chosen_comfyui(options: argparse.Namespace) -> Iterator[ComfyUI]:
 @contextlib.contextmanager
 def started_comfyui(folder: Path, arguments: list[str]) -> Iterator[ComfyUI]:
     """A ComfyUI of this folder, run by this Python on a free port; stopped afterwards. Raises ComfyUIError."""
+    for option in ("--port", "--listen"):
+        if any(argument.partition("=")[0] == option for argument in arguments):
+            raise ComfyUIError(
+                f"--comfyui-args must be without {option}: this ComfyUI is started at an address of its own. Leave it "
+                "out, or start ComfyUI yourself and give its address as --server."
+            )
     if not (folder / "main.py").is_file():
         raise ComfyUIError(f"{folder} is no ComfyUI: it has no main.py.")
     with socket.socket() as probe:

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from sae_eraser.training.cli import main
+from sae_eraser.training.comfyui_server import ComfyUIError, started_comfyui
 
 
 def said_of(server: str, *more: str, tmp_path, capsys) -> str:
@@ -24,6 +25,14 @@ def test_what_is_no_address(tmp_path, capsys, address):
 def test_arguments_for_a_comfyui_that_runs_already(tmp_path, capsys):
     said = said_of("http://127.0.0.1:1", "--comfyui-args", "--lowvram", tmp_path=tmp_path, capsys=capsys)
     assert "--comfyui-args are for a ComfyUI that --comfyui starts" in said
+
+
+@pytest.mark.parametrize("option", ["--port", "--port=8190", "--listen"])
+def test_a_comfyui_that_would_answer_elsewhere(tmp_path, option):
+    (tmp_path / "main.py").write_text("raise SystemExit")
+    with pytest.raises(ComfyUIError, match="--comfyui-args must be without --(port|listen).*--server"):
+        with started_comfyui(tmp_path, ["--lowvram", option]):
+            pass
 
 
 @pytest.mark.parametrize("status, body", [(200, b"<html>"), (200, b"[]"), (404, b"")], ids=str)

@@ -103,8 +103,9 @@ def _curves(sae: Made) -> str:
     for axes, phase in zip(figure.subplots(1, max(1, len(phases)), squeeze=False)[0], phases, strict=False):
         entries = [entry for entry in sae.track.history if entry["phase"] == phase]
         steps = [entry["step"] for entry in entries]
-        for index, name in enumerate(name for name in ("fvu", "accuracy") if name in entries[0]):
-            axes.plot(steps, [entry[name] for entry in entries], color=f"C{index}", label=name.replace("fvu", "FVU"))
+        for index, name in enumerate(name for name in ("fvu", "accuracy") if any(name in entry for entry in entries)):
+            trained = [entry.get(name, math.nan) for entry in entries]
+            axes.plot(steps, trained, color=f"C{index}", label=name.replace("fvu", "FVU"))
             judged = [entry["validation"].get(name, math.nan) for entry in entries]
             axes.plot(steps, judged, "o", color=f"C{index}", markersize=3)
         axes.set(title=phase, xlabel="step", ylim=(0, None))

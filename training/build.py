@@ -195,5 +195,5 @@ def _validate(learner: Learner, data: HookpointData, task: Task | None) -> dict[
         "fvu": unexplained,
         "concept loss": concepts,
         **guidance,
-        **({} if accuracy is None else {"accuracy": accuracy}),
+        **({} if accuracy.isnan() else {"accuracy": accuracy.item()}),
     }

@@ -78,8 +78,8 @@ class Learner:
         """One step of FVU + concept_weight * the task's loss on maps fp32 [batch, positions, d].
 
         unprompted: the same without the prompt; with them guidance_weight * guidance loss is added. labels: fp32
-        [batch, labels], the concepts' first. Returns the same, the concepts' balanced accuracy if there is one, and how
-        much of what the prompts bring is left unexplained.
+        [batch, labels], the concepts' first. Returns the same, the concepts' balanced accuracy, and how much of what
+        the prompts bring is left unexplained.
         """
         x = self.sae.normalise(share(maps))
         reconstruction, kept = reconstruct(self.sae, x.flatten(0, 1), self.dtype)
@@ -89,8 +89,7 @@ class Learner:
         own = share(labels)
         shown = with_others(own[:, : task.concepts].contiguous())
         loss = error / maps.numel() + self.config.concept_weight * task.loss(*read, labels=shown, config=self.config)
-        accuracy = balanced_accuracy(read[0] > 0, shown > 0)
-        numbers = {} if accuracy is None else {"accuracy": torch.tensor(accuracy)}
+        numbers = {"accuracy": balanced_accuracy(read[0] > 0, shown > 0)}
         if unprompted is not None:
             difference = x.detach() - self.sae.normalise(share(unprompted))
             whole = summed(difference.square().sum()).clamp(min=1e-9)

@@ -94,17 +94,13 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
     )
 
 
-def balanced_accuracy(said: torch.Tensor, shown: torch.Tensor) -> float | None:
+def balanced_accuracy(said: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     """How often it is said rightly, maps with a concept and without it weighing the same, mean over the concepts.
 
-    Both bool [maps, concepts]. Concepts that all maps show, or none, are left out; None if that is every one.
+    Both bool [maps, concepts]. Concepts that all maps show, or none, are left out; NaN if that is every one.
     """
-    known = shown.any(dim=0) & ~shown.all(dim=0)
-    if not known.any():
-        return None
-    said, shown = said[:, known], shown[:, known]
     hit, spared = (said & shown).sum(dim=0) / shown.sum(dim=0), (~said & ~shown).sum(dim=0) / (~shown).sum(dim=0)
-    return ((hit + spared) / 2).mean().item()
+    return ((hit + spared) / 2).nanmean()
 
 
 @torch.no_grad()

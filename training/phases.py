@@ -115,14 +115,17 @@ def run_phase(run: Run, steps: int, batches: Callable[[int], Iterator], step: St
                         f"The loss is {measured['loss']}. Train with a smaller --learning-rate and --restart."
                     )
                 run.tracks[index].better(measured["loss"], run.learners[index])
-                trained = {name: float(value) for name, value in numbers[index].items()}
-                run.tracks[index].history.append(
-                    {"phase": run.phase, "step": run.step, **trained, "validation": measured}
-                )
+                entry = {"phase": run.phase, "step": run.step, **_known(numbers[index]), "validation": measured}
+                run.tracks[index].history.append(entry)
         now = time.monotonic()
         if now - shown > 0.2 or run.step == steps:
-            run.progress(run.phase, run.step, steps, {name: float(v) for name, v in numbers[learning[0]].items()})
+            run.progress(run.phase, run.step, steps, _known(numbers[learning[0]]))
             shown = now
         if now - saved >= run.checkpoint_seconds:
             run.save()
             saved = time.monotonic()
+
+
+def _known(numbers: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Without the accuracy if there is none, as no concept is both shown and not shown in the batch."""
+    return {name: float(value) for name, value in numbers.items() if name != "accuracy" or not value.isnan()}

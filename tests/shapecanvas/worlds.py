@@ -1,6 +1,6 @@
-"""Which of the two small worlds is meant: the one that ships, or, with SHAPECANVAS=alike, one with objects more alike.
+"""Which of the two small worlds is meant: the usual one, or, with SHAPECANVAS=alike, one with objects more alike.
 
-The second is trained where it is needed, and is for the tables alone.
+The second is for the tables alone.
 """
 
 import os
@@ -9,8 +9,7 @@ from pathlib import Path
 from checkout import ROOT
 
 ALIKE = os.environ.get("SHAPECANVAS") == "alike"
-SHIPPED = Path(__file__).parent / "weights"
-WEIGHTS = ROOT / "output" / "shapecanvas_alike" if ALIKE else SHIPPED
+WEIGHTS = Path(__file__).parent / "weights" / ("alike" if ALIKE else ".")
 """Where the checkpoint, the classifier and the SAEs of this world are."""
 CHECKPOINT, CLASSIFIER = WEIGHTS / "shapecanvas.safetensors", WEIGHTS / "classifier.safetensors"
 BASE = ROOT / (".comfyui-alike" if ALIKE else ".comfyui-base")

@@ -26,7 +26,7 @@ DEFAULT_K = 32
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS, "branch": TRAINED_BRANCHES}
 KINDS = {"learning_rate": float, "precision": str, "concept_latents": int}
 OPTIONS = {
-    "unsupervised_steps": "steps that learn to reconstruct; 0 trains both at once from random latents",
+    "unsupervised_steps": "steps that learn to reconstruct, if not --extend; 0 trains both at once from random latents",
     "supervised_steps": "steps that bind each concept to its latent",
     "vectors": "activation vectors a step, in the first phase",
     "maps": "maps (one image at one noise level) a step, in the second",

@@ -74,7 +74,7 @@ def as_pictures(z: torch.Tensor, latents: torch.Size) -> torch.Tensor:
     """
     if z.dim() == 6 and z.shape[3] == 1:
         z = z[:, :, :, 0]
-    if z.dim() != 5 or not is_scaled_down(latents[-2:], z.shape[3:]):
+    if z.dim() != 5 or not _is_scaled_down(latents[-2:], z.shape[3:]):
         raise ValueError(
             "The vectors of this SAE's block are no map of one picture (a video, or pictures to go by among them), so "
             "there is no heatmap. Concept Score works for them."
@@ -82,7 +82,7 @@ def as_pictures(z: torch.Tensor, latents: torch.Size) -> torch.Tensor:
     return z
 
 
-def is_scaled_down(size: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
+def _is_scaled_down(size: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
     """Whether both sides of a map are those of the latents, divided by the same whole number and rounded up."""
     by = max(math.ceil(side / own) for side, own in zip(size, smaller, strict=True))
     return all(math.ceil(side / by) == own for side, own in zip(size, smaller, strict=True))

@@ -25,7 +25,7 @@ class Concept:
     turn: float = 3.0
     """How far the edit `turn` turns latents around at strength 1.0: z' = -turn * z."""
     first_detects: bool = False
-    """The first latent tells which pictures show the concept: the others move only in maps in which it fires."""
+    """The first latent tells which pictures show the concept: only in these does any of its latents move."""
     facts: dict = field(default_factory=dict)
     """Measured while training: accuracy, separation and the like. Not used for erasing."""
 
@@ -51,9 +51,15 @@ class ConceptStatistics:
     overall: torch.Tensor
     """mu(i, sigma, D): the same over all pictures; the gate of the edit. 0 for latents that were trained to move with
     the concept's own wherever they fire."""
+    detection: torch.Tensor | None = None
+    """Which mean over the positions of a map a concept's first latent must reach, if it detects; 0 for all other terms.
+    None: it must pass its gate somewhere, and no more."""
+    positions: torch.Tensor | None = None
+    """Over how many positions that mean is taken at most, a scalar; None without it. A larger map's sum is divided by
+    these, since what fills a map that was trained on may be a small part of it."""
 
     def at(self, sigma: torch.Tensor, terms: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The three means at noise levels sigma [rows], each [rows, terms]; linear in log sigma, held at the ends."""
+        """All tables at noise levels sigma [rows], each [rows, terms]; linear in log sigma, held at the ends."""
         grid = self.sigmas.log()
         place = sigma.to(grid).clamp(min=self.sigmas[0], max=self.sigmas[-1]).log()
         upper = torch.searchsorted(grid, place).clamp(1, max(1, len(grid) - 1))
@@ -62,6 +68,7 @@ class ConceptStatistics:
         span = (grid[upper] - grid[lower]).clamp(min=1e-12)
         weight = ((place - grid[lower]) / span).clamp(0, 1)[:, None]
         tables = {"with_concept": self.with_concept, "background": self.background, "overall": self.overall}
+        tables |= {} if self.detection is None else {"detection": self.detection}
         return {
             name: torch.lerp(table[lower][:, terms], table[upper][:, terms], weight) for name, table in tables.items()
         }

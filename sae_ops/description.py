@@ -36,6 +36,8 @@ def describe(path: Path, header: SAEHeader) -> str:
     ]
     if header.branch == "uncond":
         lines.append("tells what is drawn, whatever the prompt says (branch uncond); it cannot erase")
+    if _spares_look_alikes(training):
+        lines.append("erases only where more of a concept is shown than in nearly all pictures of others")
     if not sae.is_editable:
         lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
     lines += [f"{name}: {value}" for name, value in training.get("validation", {}).items()]
@@ -55,6 +57,12 @@ def describe(path: Path, header: SAEHeader) -> str:
             "(Locate Concept); or without the guidance loss (--guidance-weight 0, or collect with the branch cond)."
         )
     return "\n".join(lines)
+
+
+def _spares_look_alikes(training: dict) -> bool:
+    """Whether this training or one that it has extended was told to."""
+    own = training.get("spare_look_alikes", False)
+    return own or ("extended" in training and _spares_look_alikes(training["extended"]))
 
 
 def _sampling(sampling: dict) -> str:

@@ -17,7 +17,7 @@ from .erasure import PAPER_COMPAT, Erasure
 from .largest import ScreenedEncoder
 from .masks import Place, mask_weights
 from .neighbours import take_from_neighbours
-from .selection import Selection
+from .selection import Selection, mean_of_map
 from .terms import TermLevels, list_terms
 
 MOST_SELECTIONS = 4
@@ -58,6 +58,7 @@ class ConceptEdit:
         self._detecting = self._latents[self._terms.column[self._detectors].to(device)]
         self._decoder = sae.W_dec[torch.tensor(latents, device=device)] / sae.input_scale
         self._centre = sae.input_shift[:, None]
+        self._mean_positions = 0 if statistics.positions is None else int(statistics.positions)
         self._selections: dict[tuple[int, ...], Selection] = {}
         self._calls: dict[tuple[float, ...], tuple[torch.Tensor, TermLevels]] = {}
 
@@ -93,8 +94,8 @@ class ConceptEdit:
         now = levels if len(needed) == len(active) else levels[needed.to(x.device)]
         z = some.latents.at_most(maps)
         if self._is_topk:
-            z = some.latents.at_last(maps, z, some.fires(z, now.gate).any(dim=1))
-        fires = some.fires(z, now.gate)
+            z = some.latents.at_last(maps, z, some.fires(z, now).any(dim=1))
+        fires = some.fires(z, now)
         if not (some.steers or fires.any()):
             return x
         strength, moved = now.strength, fires
@@ -147,9 +148,12 @@ class ConceptEdit:
         """The terms that may move anything here, int64: on the CPU those of concepts that these maps may show."""
         terms = self._terms
         if len(self._detectors) < len(terms) and maps.device.type == "cpu":  # a GPU has encoded all of them sooner
-            fires = self._detecting.at_most(maps) > levels.gate[:, self._detectors]
+            z, now = self._detecting.at_most(maps), levels[self._detectors]
+            shows = (z > now.gate).any(dim=2)
+            if self._mean_positions:
+                shows &= (mean_of_map(z, self._mean_positions) >= now.detection)[..., 0]
             may_show = torch.zeros_like(terms.steers)
-            may_show[self._detectors] = fires.any(dim=2).any(dim=0)
+            may_show[self._detectors] = shows.any(dim=0)
             active = active & (may_show[terms.detector] | terms.steers)
         return active.nonzero()[:, 0]
 
@@ -159,7 +163,9 @@ class ConceptEdit:
         if key not in self._selections:
             if len(self._selections) == MOST_SELECTIONS:
                 self._selections.clear()
-            self._selections[key] = Selection.of(self._terms[needed], self._latents, self._decoder)
+            self._selections[key] = Selection.of(
+                self._terms[needed], self._latents, self._decoder, self._mean_positions
+            )
         return self._selections[key]
 
     def _with_length_of(self, maps: torch.Tensor, edited: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:

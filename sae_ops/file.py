@@ -1,7 +1,7 @@
 """The SAE file: one .safetensors with everything needed to erase.
 
 The header's "sae_eraser" entry is JSON (see SAEHeader) and can be read without the tensors. Tensors: those of
-SparseAutoencoder's state, and "concepts.<name>" for every field of ConceptStatistics.
+SparseAutoencoder's state, and "concepts.<name>" for every field of ConceptStatistics that is not None.
 """
 
 import json
@@ -50,7 +50,7 @@ class SAEHeader:
 def save_sae(path: Path, sae: SparseAutoencoder, header: SAEHeader, statistics: ConceptStatistics) -> None:
     """Writes the file atomically: either the whole new file stands at `path` or what stood there before."""
     tensors = dict(sae.state_dict())
-    tensors |= {f"concepts.{name}": getattr(statistics, name) for name in statistics.__dataclass_fields__}
+    tensors |= {f"concepts.{name}": table for name, table in vars(statistics).items() if table is not None}
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {FORMAT_KEY: json.dumps({"version": FORMAT_VERSION, **asdict(header)})}
     write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
@@ -97,8 +97,10 @@ def load_sae(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistic
     terms = sum(len(concept.latents) for concept in header.concepts)
     levels = tensors["concepts.sigmas"].numel() if "concepts.sigmas" in tensors else 0
     expected["concepts.sigmas"] = (max(1, levels),)
-    for name in ("with_concept", "background", "overall"):
-        expected[f"concepts.{name}"] = (levels, terms)
+    shapes: dict[str, tuple[int, ...]] = {name: (levels, terms) for name in ("with_concept", "background", "overall")}
+    if {"concepts.detection", "concepts.positions"} & tensors.keys():
+        shapes |= {"detection": (levels, terms), "positions": ()}
+    expected |= {f"concepts.{name}": shape for name, shape in shapes.items()}
     for name, shape in expected.items():
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         if found != shape:
@@ -108,11 +110,14 @@ def load_sae(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistic
             )
     if tensors["input_scale"] <= 0:
         raise SAEFileError(f"{path}: 'input_scale' must be positive, but is {tensors['input_scale']}. Train it again.")
+    if tensors.get("concepts.positions", torch.ones(())) < 1:
+        raise SAEFileError(f"{path}: 'concepts.positions' must be at least 1. Train or download the SAE again.")
     sigmas = tensors["concepts.sigmas"]
     if sigmas[0] <= 0 or (sigmas.diff() <= 0).any():
         raise SAEFileError(f"{path}: the noise levels of its concepts must be positive and ascending; train it again.")
     sae.load_state_dict({name: tensors[name] for name in sae.state_dict()}, assign=True)
-    statistics = ConceptStatistics(*(tensors[f"concepts.{name}"] for name in ConceptStatistics.__dataclass_fields__))
+    tables = {name.removeprefix("concepts."): own for name, own in tensors.items() if name.startswith("concepts.")}
+    statistics = ConceptStatistics(**{name: tables[name] for name in ("sigmas", *shapes)})
     return sae.eval().requires_grad_(False), header, statistics
 
 

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from .chosen_latents import ChosenLatents
-from .terms import Terms
+from .terms import TermLevels, Terms
+
+
+def mean_of_map(z: torch.Tensor, positions: int) -> torch.Tensor:
+    """z [images, terms, positions] -> [images, terms, 1]: the mean, in maps of more than `positions` as if of these."""
+    return z.sum(dim=2, keepdim=True) / min(z.shape[2], positions)
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,11 @@ class Selection:
     """None if none does."""
     finds: torch.Tensor
     """Which of them tell where to replace."""
+    mean_positions: int
+    """As ConceptStatistics.positions; 0 if no mean detects."""
 
     @staticmethod
-    def of(terms: Terms, latents: ChosenLatents, decoder: torch.Tensor) -> "Selection":
+    def of(terms: Terms, latents: ChosenLatents, decoder: torch.Tensor, mean_positions: int) -> "Selection":
         device = decoder.device
         columns, column = terms.column.unique(return_inverse=True)
         own = torch.equal(column, torch.arange(len(terms)))
@@ -49,6 +56,7 @@ class Selection:
             bool(terms.turns.all()),
             terms.replaces.to(device) if terms.replaces.any() else None,
             (terms.detects & terms.replaces).to(device),
+            mean_positions,
         )
 
     def of_terms(self, z: torch.Tensor) -> torch.Tensor:
@@ -67,7 +75,13 @@ class Selection:
         """The values [images, terms, positions] of terms that share a latent; shaped as z."""
         return values if self.column is None else torch.zeros_like(z).index_add_(1, self.column, values)
 
-    def fires(self, z: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        """Where terms pass their gates [images, terms, 1], in maps in which that of their detector does, bool."""
-        passes = self.of_terms(z) > gate
-        return passes if self.detector is None else passes & passes.any(dim=2)[:, self.detector, None]
+    def fires(self, z: torch.Tensor, levels: TermLevels) -> torch.Tensor:
+        """Where terms pass their gates, in maps in which their detectors do and reach their means, bool."""
+        values = self.of_terms(z)
+        passes = values > levels.gate
+        if self.detector is None and not self.mean_positions:
+            return passes
+        shown = passes.any(dim=2, keepdim=True)
+        if self.mean_positions:
+            shown &= mean_of_map(values, self.mean_positions) >= levels.detection
+        return passes & (shown if self.detector is None else shown[:, self.detector])

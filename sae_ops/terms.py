@@ -62,6 +62,8 @@ class TermLevels:
 
     gate: torch.Tensor
     """Infinite where nothing is erased."""
+    detection: torch.Tensor
+    """Which mean over a map's positions shows the concept; 0 where any does."""
     factor: torch.Tensor
     offset: torch.Tensor
     strength: torch.Tensor
@@ -74,6 +76,7 @@ class TermLevels:
         means = statistics.at(sigma, terms.index)
         return TermLevels(
             gate=means["overall"].clamp(min=0).masked_fill(~active | terms.steers, float("inf")),
+            detection=means.get("detection", torch.zeros_like(means["overall"])),
             factor=torch.where(terms.turns, -terms.turn, terms.multiplier * means["with_concept"]),
             offset=means["background"] * terms.clamps,
             strength=active * terms.strength,

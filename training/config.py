@@ -52,6 +52,9 @@ class TrainingConfig:
     branch: str = "cond"
     """The half of guidance that concepts are learned from: "cond", what prompts ask for, to erase it; "uncond", what is
     drawn, whatever the prompt says, to watch it."""
+    spare_look_alikes: bool = False
+    """Erase a concept only in pictures that show as much of it as nearly all of its own do, or more than nearly all
+    others: look-alikes stay, and a few more pictures of it slip through. Concepts of the branch "cond" alone."""
     seed: int = 0
 
     def __post_init__(self):
@@ -61,6 +64,8 @@ class TrainingConfig:
             raise ValueError(f"Unknown assignment '{self.assignment}'; known are {', '.join(ASSIGNMENTS)}.")
         if self.branch not in TRAINED_BRANCHES:
             raise ValueError(f"Unknown branch '{self.branch}'; known are {', '.join(TRAINED_BRANCHES)}.")
+        if self.spare_look_alikes and self.branch != "cond":
+            raise ValueError("Look-alikes are spared when erasing. Leave out --spare-look-alikes, or --branch uncond.")
         for name in ("vectors", "maps", "concept_latents", "validations", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")

@@ -56,4 +56,12 @@ def joined(first: ConceptStatistics, second: ConceptStatistics) -> ConceptStatis
         return statistics.at(sigmas, torch.arange(statistics.with_concept.shape[1]))
 
     one, other = table(first), table(second)
-    return ConceptStatistics(sigmas, **{name: torch.cat([one[name], other[name]], dim=1) for name in one})
+    if one.keys() != other.keys():  # one of them spares look-alikes
+        for own in (one, other):
+            own.setdefault("detection", torch.zeros_like(own["overall"]))
+    positions = [own.positions for own in (first, second) if own.positions is not None]
+    return ConceptStatistics(
+        sigmas,
+        **{name: torch.cat([one[name], other[name]], dim=1) for name in one},
+        positions=min(positions, default=None),
+    )

@@ -16,9 +16,10 @@ from .distributed import device
 from .extend import joined
 from .hookpoint_data import HookpointData, learned_from
 from .learner import Learner
+from .look_alikes import sparing_look_alikes
 from .measure import Measurement, explained_guidance, measure
 from .phases import Track
-from .plan import GUIDED_TURN, Order, Plan
+from .plan import Order, Plan
 
 MAPS_OF_A_LABEL = 16
 """On which, at least and on average, it is measured what a name brings."""
@@ -49,8 +50,9 @@ def finish(
         latents = [own for own, *_ in owned]
         taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
         owned = companions(concept_scores(means), latents, plan.latents_each(sae.config.n_latents), taken)
-    turn = GUIDED_TURN if plan.guided else Concept.turn
     statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
+    if plan.config.spare_look_alikes:
+        statistics = sparing_look_alikes(statistics, sae, images, owned)
     measurement = measure(sae, [list(own if plan.drawn else own[:1]) for own in owned], data.validation)
     facts = [
         {"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)}
@@ -64,8 +66,8 @@ def finish(
             name,
             group,
             own,
-            typical_multiplier(means, index, own[0], turn),
-            turn,
+            typical_multiplier(means, index, own[0], plan.turn),
+            plan.turn,
             first_detects=not plan.drawn,
             facts=known,
         )

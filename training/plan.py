@@ -15,6 +15,8 @@ CONCEPT_LATENTS, DRAWN_LATENTS = 24, 8
 """Of every concept, if nothing else is asked for; the second of the branch "uncond"."""
 GUIDED_TURN = 1.7
 """Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
+SPARING_TURN = 2.4
+"""The same where look-alikes are spared: they no longer pay for it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class Plan:
     def drawn(self) -> bool:
         """Whether concepts' latents learn what is drawn, from the half of guidance that reads no prompt."""
         return self.config.branch == "uncond"
+
+    @property
+    def turn(self) -> float:
+        """How far the edit turns the concepts' latents around at strength 1."""
+        if not self.guided:
+            return Concept.turn
+        return SPARING_TURN if self.config.spare_look_alikes else GUIDED_TURN
 
     @property
     def labels(self) -> list[tuple[str, str]]:
@@ -140,7 +149,7 @@ def check_examples(plan: Plan) -> None:
 
 def _is_guided(concept: Concept) -> bool:
     """Whether its latents have learned by the guidance loss what its name brings."""
-    return concept.turn == GUIDED_TURN
+    return concept.turn in (GUIDED_TURN, SPARING_TURN)
 
 
 def _concepts(cache: Cache, groups: list[str] | None, base: Base | None) -> list[tuple[str, str]]:

@@ -42,6 +42,7 @@ OPTIONS = {
     "patience": "validations without improvement after which a phase ends",
     "statistics_vectors": "activation vectors for scores, statistics and strengths",
     "branch": "half of guidance to learn from: cond, to erase what prompts ask for; uncond, to watch what is drawn",
+    "spare_look_alikes": "erase only where more of a concept is shown than in nearly all pictures of others",
     "seed": "of everything random",
 }
 """The fields of TrainingConfig that the command line offers."""
@@ -70,12 +71,13 @@ def add_command(commands) -> None:
         help="add concepts to this SAE and change no other latent; of topk the new ones take places among the k",
     )
     for name, text in OPTIONS.items():
-        default = getattr(TrainingConfig, name)
+        default, option = getattr(TrainingConfig, name), "--" + name.replace("_", "-")
+        if default is False:
+            train.add_argument(option, action="store_true", help=text)
+            continue
         shown = text if default is None else f"{text} (default: {default})"
         kind = KINDS[name] if default is None else type(default)
-        train.add_argument(
-            "--" + name.replace("_", "-"), type=kind, choices=CHOICES.get(name), default=default, help=shown
-        )
+        train.add_argument(option, type=kind, choices=CHOICES.get(name), default=default, help=shown)
     train.add_argument("--memory", type=float, default=1.0, help="GB of activations held in memory (default: 1)")
     train.add_argument(
         "--checkpoint-minutes", type=float, default=5.0, help="a stop loses at most this much (default: 5)"

@@ -1,8 +1,10 @@
 """SAE files for tests: a good one, and ways to spoil it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -17,8 +19,9 @@ def header_of(sae) -> SAEHeader:
 
 def write_good_file(path: Path) -> Path:
     """A random SAE with every field and tensor that a file has."""
-    sae = random_sae("batchtopk")
-    save_sae(path, sae, header_of(sae), random_statistics())
+    sae, statistics = random_sae("batchtopk"), random_statistics()
+    statistics = replace(statistics, detection=0.1 * statistics.overall, positions=torch.tensor(16.0))
+    save_sae(path, sae, header_of(sae), statistics)
     return path
 
 

@@ -144,6 +144,8 @@ def test_values_that_are_no_numbers(path, name, value):
         ("concepts.sigmas", (0,)),
         ("concepts.overall", (3, 5)),
         ("concepts.background", (2, 6)),
+        ("concepts.detection", (3, 5)),
+        ("concepts.positions", (3,)),
     ],
 )
 def test_a_tensor_of_the_wrong_shape(path, name, shape):
@@ -151,7 +153,7 @@ def test_a_tensor_of_the_wrong_shape(path, name, shape):
     assert_refused(load_sae, path, "shape", "again")
 
 
-@pytest.mark.parametrize("name", ["W_enc", "threshold", "concepts.sigmas", "concepts.overall"])
+@pytest.mark.parametrize("name", ["W_enc", "threshold", "concepts.sigmas", "concepts.overall", "concepts.positions"])
 def test_a_missing_tensor(path, name):
     rewrite(path, {name: None})
     assert_refused(load_sae, path, "nothing", "again")
@@ -161,6 +163,11 @@ def test_a_missing_tensor(path, name):
 def test_noise_levels_that_do_not_rise(path, sigmas):
     rewrite(path, {"concepts.sigmas": torch.tensor(sigmas)})
     assert_refused(load_sae, path, "noise levels", "again")
+
+
+def test_detection_over_no_positions(path):
+    rewrite(path, {"concepts.positions": torch.tensor(0.0)})
+    assert_refused(load_sae, path, "concepts.positions", "at least 1", "again")
 
 
 def test_an_input_scale_of_zero(path):

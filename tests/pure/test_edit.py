@@ -1,6 +1,7 @@
 """The edit against its formula, x' = x + sum over erased latents of (z' - z) W_dec, one vector at a time."""
 
 import math
+from dataclasses import replace
 from itertools import permutations, product
 
 import pytest
@@ -254,14 +255,19 @@ def test_an_unknown_mode_or_branch_is_refused_with_those_there_are(wrong):
         Erasure(0, **wrong)
 
 
-def detected_by_its_first(x: torch.Tensor, mode: str) -> torch.Tensor:
-    """Erases a concept of two latents, the first of which detects it, with an SAE whose latents are the channels."""
+def detected_by_its_first(x: torch.Tensor, mode: str, mean: float | None = None, latents=(0, 1)) -> torch.Tensor:
+    """Erases a concept of two latents, the first of which detects it, with an SAE whose latents are the channels.
+
+    mean: what the first must reach over two positions of a map, if there is such a mean.
+    """
     sae = SparseAutoencoder(SAEConfig(3, 3, "relu", 1)).requires_grad_(False)
     sae.W_enc.copy_(torch.eye(3))
     sae.W_dec.copy_(torch.eye(3))
-    gate = torch.full((1, 2), 0.5)
-    concept = Concept("first", "", (0, 1), first_detects=True)
-    statistics = ConceptStatistics(torch.ones(1), gate, gate, gate)
+    gate = torch.full((1, len(latents)), 0.5)
+    concept = Concept("first", "", latents, first_detects=True)
+    detection = None if mean is None else torch.tensor([[mean, 0.0][: len(latents)]])
+    positions = None if mean is None else torch.tensor(2)
+    statistics = ConceptStatistics(torch.ones(1), gate, gate, gate, detection, positions)
     return edit(x, Erasure(0, mode=mode), sae=sae, concepts=(concept,), statistics=statistics, sigma=torch.ones(3))
 
 
@@ -271,6 +277,47 @@ def test_where_the_first_latent_detects_the_others_move_only_in_maps_in_which_it
     result = detected_by_its_first(x, "ablate")
     assert result[0, :, 0].T.tolist() == [[0, 0, 2], [0, 0, 2]]
     assert torch.equal(result[1], x[1])
+
+
+@pytest.mark.parametrize("latents", [(0, 1), (0,)])
+def test_a_map_shows_a_concept_only_if_its_first_latent_reaches_its_mean(latents):
+    """Maps of two positions, over which the first latent has a mean of 0.5, 1 and 0; it passes its gate in two."""
+    x = torch.tensor([[[1.0, 0], [0, 1], [2, 2]], [[2, 0], [0, 1], [2, 2]], [[0, 0], [1, 1], [2, 2]]])[:, :, None]
+    as_ever = detected_by_its_first(x, "ablate", None, latents)
+    assert [bool((now != before).any()) for now, before in zip(as_ever, x, strict=True)] == [True, True, False]
+    assert torch.equal(detected_by_its_first(x, "ablate", 0.0, latents), as_ever)
+    assert torch.equal(detected_by_its_first(x, "ablate", 0.5, latents), as_ever)
+    some = detected_by_its_first(x, "ablate", 0.6, latents)
+    assert torch.equal(some[1], as_ever[1]) and torch.equal(some[[0, 2]], x[[0, 2]])
+    assert torch.equal(detected_by_its_first(x, "ablate", 1.1, latents), x)
+
+
+def test_a_concept_that_fills_as_much_of_a_larger_map_is_found_in_it_as_well():
+    """A mean of 0.6 over two positions, of which there are now eight; in a map of one it is a mean over one."""
+    larger = torch.zeros(3, 3, 1, 8)
+    larger[:, 0, 0, 0] = torch.tensor([1.1, 1.3, 0.0])
+    edited = detected_by_its_first(larger, "ablate", 0.6)
+    assert [bool((now != before).any()) for now, before in zip(edited, larger, strict=True)] == [False, True, False]
+    smaller = larger[..., :1] / 2
+    edited = detected_by_its_first(smaller, "ablate", 0.6)
+    assert [bool((now != before).any()) for now, before in zip(edited, smaller, strict=True)] == [False, True, False]
+
+
+def test_of_several_concepts_each_is_detected_by_its_own_mean(x):
+    """Which of them maps may show is worked out for all of them at once, before the edit."""
+    sae, detecting = random_sae(), tuple(replace(concept, first_detects=True) for concept in CONCEPTS)
+    means = sae.encode(x.flatten(2).mT).mean(dim=1)[:, [concept.latents[0] for concept in CONCEPTS]]
+    detection = torch.zeros(3, 6)
+    detection[:, [0, 1, 3, 4]] = means.sort(dim=0).values[[1, 2, 1, 2], range(4)]  # reached in two maps, or in one
+    statistics = replace(random_statistics(), detection=detection, positions=torch.tensor(35))
+    settings = {"sae": sae, "concepts": detecting, "statistics": statistics, "is_cond": torch.ones(3, dtype=torch.bool)}
+    erasures = [Erasure(index, mode="ablate") for index in range(4)]
+    alone = torch.stack([edit(x, erasure, **settings) - x for erasure in erasures])
+    changed = (alone != 0).flatten(2).any(dim=2)
+    assert torch.equal(changed, (means >= detection[0, [0, 1, 3, 4]]).T)
+    for one, other in ((0, 1), (0, 3), (1, 2), (2, 3)):  # pairs that share no latent
+        both = edit(x, erasures[one], erasures[other], **settings)
+        torch.testing.assert_close(both - x, alone[one] + alone[other], atol=1e-5, rtol=1e-5)
 
 
 def test_what_an_edit_keeps_ready_is_for_the_call_that_it_was_made_for(x, monkeypatch):

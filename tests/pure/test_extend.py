@@ -118,3 +118,18 @@ def test_joined_statistics_keep_both_at_their_own_noise_levels_and_interpolate_b
     torch.testing.assert_close(both.overall[:, 0], table(3.0, 3.0, 4.0, 5.0))
     assert torch.equal(both.background[[1, 3], 0], first.background[:, 0])
     assert torch.equal(both.background[[0, 2], 1:], second.background)
+    assert both.detection is None and both.positions is None
+
+
+def test_of_joined_statistics_those_that_spare_look_alikes_go_on_to_do_so():
+    def made(*positions):
+        own = ConceptStatistics(torch.ones(1), *(torch.full((1, 2), float(i)) for i in range(3)))
+        return replace(own, detection=own.overall, positions=torch.tensor(positions[0])) if positions else own
+
+    for first, second, detection, positions in (
+        (made(64), made(), [2, 2, 0, 0], 64),
+        (made(), made(64), [0, 0, 2, 2], 64),
+        (made(64), made(16), [2, 2, 2, 2], 16),
+    ):
+        both = joined(first, second)
+        assert both.detection.tolist() == [detection] and both.positions == positions

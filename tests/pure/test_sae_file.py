@@ -25,15 +25,24 @@ def path(tmp_path) -> Path:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_what_is_saved_comes_back(tmp_path, activation):
     sae, statistics = random_sae(activation), random_statistics()
+    statistics = replace(statistics, detection=2 * statistics.overall, positions=torch.tensor(64.0))
     save_sae(tmp_path / "sae.safetensors", sae, header_of(sae), statistics)
     loaded, header, loaded_statistics = load_sae(tmp_path / "sae.safetensors")
     assert header == header_of(sae)
     assert loaded.state_dict().keys() == sae.state_dict().keys()
     for name, tensor in sae.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-    for name in ("sigmas", "with_concept", "background", "overall"):
+    for name in ("sigmas", "with_concept", "background", "overall", "detection", "positions"):
         assert torch.equal(getattr(loaded_statistics, name), getattr(statistics, name)), name
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_file_that_spares_no_look_alikes_has_nothing_for_it(path):
+    rewrite(path, {"concepts.detection": None, "concepts.positions": None})
+    _, _, statistics = load_sae(path)
+    assert statistics.detection is None and statistics.positions is None
+    save_sae(path, random_sae("batchtopk"), read_header(path), statistics)
+    assert not {"concepts.detection", "concepts.positions"} & load_file(path).keys()
 
 
 def test_an_sae_without_concepts_can_be_saved_and_loaded(tmp_path):

@@ -25,6 +25,7 @@ HOOKPOINTS = {"object": "mid_block.attentions.0", "style": "up_blocks.0.attentio
 DRAWN_HOOKPOINT = "up_blocks.0.attentions.0"
 """Where Concept Guard sees what is drawn."""
 LATENTS, K = 1024, 16
+SPARING = ("--spare-look-alikes", "--concept-weight", "1.0")
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def unsupervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
 def supervised(place: Workplace, group: str, seed: int) -> LoadedSAE:
     """Ours; of styles without the guidance loss, as `train` advises where that explains too little.
 
-    Where objects are more alike it is trained like that of Concept Guard, or some are erased too rarely.
+    Where objects are more alike it is trained like that of Concept Guard, or some are erased too rarely, and spares
+    look-alikes.
     """
-    options = _hard(place.lengths) if ALIKE else ["--supervised-steps", str(place.lengths.supervised)]
+    options = [*_hard(place.lengths), *SPARING] if ALIKE else ["--supervised-steps", str(place.lengths.supervised)]
     options += ["--guidance-weight", "0"] if group == "style" else []
     return trained(place, place.both_halves, "supervised", group, seed, *options)
 

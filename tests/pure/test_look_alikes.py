@@ -1,0 +1,84 @@
+"""Sparing look-alikes: which mean over a map's positions tells that a picture shows a concept."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
+from pure.random_sae import random_sae
+from pure.training_runs import train
+from sae_eraser.sae_ops.file import load_sae
+from sae_eraser.training.assign import latent_means
+from sae_eraser.training.cache import Cache
+from sae_eraser.training.calibrate import concept_statistics
+from sae_eraser.training.data import LabelledImages
+from sae_eraser.training.look_alikes import detection_means, sparing_look_alikes
+from sae_eraser.training.plan import GUIDED_TURN, SPARING_TURN
+
+LATENTS = [(4, 2), (9,), (0,), (7, 1, 3), (1,)]
+
+
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return plant(range(4))
+
+
+@pytest.fixture(scope="module")
+def images(planted, tmp_path_factory) -> LabelledImages:
+    cache = Cache(write_cache(tmp_path_factory.mktemp("planted"), planted))
+    return LabelledImages(cache, HOOKPOINT, list(range(24)), cache.labels(CONCEPTS))
+
+
+@pytest.mark.parametrize("activation", ["topk", "batchtopk", "relu"])
+def test_a_mean_detects_that_few_others_reach_or_that_nearly_all_of_its_own_do(planted, images, activation):
+    """Every image has one map for each of three noise levels."""
+    sae = random_sae(activation, d=16)
+    found = detection_means(sae, images, [first for first, *_ in LATENTS])
+    z = sae.encode(planted.maps.half().float()).mean(dim=2).flip(1)
+    for concept, (shows, (latent, *_)) in enumerate(zip(planted.labels().T, LATENTS, strict=True)):
+        for level in range(3):
+            own, other = z[shows, level, latent].quantile(0.02), z[~shows, level, latent].quantile(0.97)
+            torch.testing.assert_close(found[level, concept], min(own, other))
+
+
+def test_what_all_or_no_pictures_show_is_detected_wherever_it_fires(images):
+    labels = images.labels.clone()
+    labels[:, 0], labels[:, 1] = True, False
+    found = detection_means(random_sae("relu", d=16), replace(images, labels=labels), [4, 9, 0, 7, 1])
+    assert not found[:, :2].any() and found[:, 2:].any()
+
+
+def test_the_first_latent_of_each_concept_has_its_mean_and_all_others_zero(planted, images):
+    sae = random_sae("relu", d=16)
+    plain = concept_statistics(latent_means(sae, images), images.levels()[0], LATENTS)
+    sparing = sparing_look_alikes(plain, sae, images, LATENTS)
+    assert torch.equal(sparing.detection[:, [0, 2, 3, 4, 7]], detection_means(sae, images, [4, 9, 0, 7, 1]))
+    assert not sparing.detection[:, [1, 5, 6]].any()
+    assert sparing.positions == planted.maps.shape[2]
+    assert replace(sparing, detection=None, positions=None) == plain
+
+
+def test_training_writes_what_spares_look_alikes_if_it_is_asked_to(tmp_path, capsys):
+    both = write_cache(tmp_path / "both", plant(range(20)), branch="both")
+    size = ("--latents", "48", "--k", "8", "--unsupervised-steps", "20", "--supervised-steps", "1")
+    plain, sparing, more = (tmp_path / f"{name}.safetensors" for name in ("plain", "sparing", "more"))
+    assert train(both, plain, *size, "--groups", "object", "--concept-latents", "6") == 0
+    assert train(both, sparing, *size, "--groups", "object", "--concept-latents", "6", "--spare-look-alikes") == 0
+    assert capsys.readouterr().out.count("in nearly all pictures of others") == 1
+    (as_ever, before, old), (sae, header, statistics) = load_sae(plain), load_sae(sparing)
+    assert old.detection is None and (statistics.detection[:, ::6] > 0).any()
+    assert torch.equal(sae.W_enc, as_ever.W_enc) and torch.equal(statistics.overall, old.overall)
+    assert {concept.turn for concept in before.concepts} == {GUIDED_TURN}
+    assert {concept.turn for concept in header.concepts} == {SPARING_TURN}
+    assert train(both, more, "--extend", sparing, "--supervised-steps", "1") == 0
+    assert capsys.readouterr().out.count("in nearly all pictures of others") == 1
+    _, extended, joined = load_sae(more)
+    assert extended.concepts[:3] == header.concepts and joined.positions == statistics.positions
+    assert torch.equal(joined.detection[:, :18], statistics.detection) and not joined.detection[:, 18:].any()
+
+
+def test_what_is_watched_spares_no_look_alikes(tmp_path, capsys):
+    both = write_cache(tmp_path / "both", plant(range(20)), branch="both")
+    assert train(both, tmp_path / "new.safetensors", "--branch", "uncond", "--spare-look-alikes") != 0
+    assert "Leave out --spare-look-alikes, or --branch uncond" in capsys.readouterr().err

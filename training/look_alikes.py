@@ -1,0 +1,46 @@
+"""After training: by how strongly a concept's first latent fires in a picture, its look-alikes are told from it."""
+
+import itertools
+from dataclasses import replace
+
+import torch
+
+from ..sae_ops.autoencoder import SparseAutoencoder
+from ..sae_ops.chosen_latents import ChosenLatents
+from ..sae_ops.concepts import ConceptStatistics
+from .data import LabelledImages
+
+NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT = 0.98, 0.97
+"""Shares of the pictures that show a concept, and of the others, by which these are told apart."""
+
+
+def sparing_look_alikes(
+    statistics: ConceptStatistics, sae: SparseAutoencoder, images: LabelledImages, latents: list[tuple[int, ...]]
+) -> ConceptStatistics:
+    """The statistics of concepts with these latents, and which mean over a map each concept's first must reach."""
+    means = detection_means(sae, images, [first for first, *_ in latents])
+    detection = torch.zeros_like(statistics.overall)
+    detection[:, [0, *itertools.accumulate(len(own) for own in latents[:-1])]] = means
+    _, positions, _ = images.cache.shape(images.hookpoint)
+    return replace(statistics, detection=detection, positions=torch.tensor(float(positions)))
+
+
+@torch.no_grad()
+def detection_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[int]) -> torch.Tensor:
+    """Which mean over a map's positions shows each concept, [levels, concepts]; latents: the first of each.
+
+    What nearly all pictures without the concept stay below, or what nearly all with it reach, if that is less. 0 if all
+    or none show it.
+    """
+    levels, place = images.levels()
+    chosen, means = ChosenLatents(sae, latents), torch.zeros(len(images), len(levels), len(latents))
+    for image, (maps, _) in enumerate(images):
+        z = chosen(maps.to(sae.W_enc.device).mT.contiguous()).mean(dim=2).cpu()
+        means[image].index_add_(0, place, z / torch.bincount(place)[place, None])
+    found = torch.zeros_like(means[0])
+    for concept, shown in enumerate(images.labels.T):
+        if shown.any() and not shown.all():
+            own, others = means[shown, :, concept], means[~shown, :, concept]
+            reached = own.quantile(1 - NEARLY_ALL_WITH, dim=0)
+            found[:, concept] = others.quantile(NEARLY_ALL_WITHOUT, dim=0).minimum(reached)
+    return found

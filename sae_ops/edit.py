@@ -17,7 +17,7 @@ from .erasure import PAPER_COMPAT, Erasure
 from .largest import ScreenedEncoder
 from .masks import Place, mask_weights
 from .neighbours import take_from_neighbours
-from .selection import Selection, mean_of_map
+from .selection import Selection, shown_in_maps
 from .terms import TermLevels, list_terms
 
 MOST_SELECTIONS = 4
@@ -149,11 +149,9 @@ class ConceptEdit:
         terms = self._terms
         if len(self._detectors) < len(terms) and maps.device.type == "cpu":  # a GPU has encoded all of them sooner
             z, now = self._detecting.at_most(maps), levels[self._detectors]
-            shows = (z > now.gate).any(dim=2)
-            if self._mean_positions:
-                shows &= (mean_of_map(z, self._mean_positions) >= now.detection)[..., 0]
+            shown = shown_in_maps(z, z > now.gate, now, self._mean_positions)
             may_show = torch.zeros_like(terms.steers)
-            may_show[self._detectors] = shows.any(dim=0)
+            may_show[self._detectors] = shown[..., 0].any(dim=0)
             active = active & (may_show[terms.detector] | terms.steers)
         return active.nonzero()[:, 0]
 

@@ -8,9 +8,13 @@ from .chosen_latents import ChosenLatents
 from .terms import TermLevels, Terms
 
 
-def mean_of_map(z: torch.Tensor, positions: int) -> torch.Tensor:
-    """z [images, terms, positions] -> [images, terms, 1]: the mean, in maps of more than `positions` as if of these."""
-    return z.sum(dim=2, keepdim=True) / min(z.shape[2], positions)
+def shown_in_maps(z: torch.Tensor, passes: torch.Tensor, levels: TermLevels, mean_positions: int) -> torch.Tensor:
+    """Which maps show the concept of a term, if the term detects it, bool [images, terms, 1]: where it passes its gate,
+    and reaches its mean if there is one. z and passes [images, terms, positions]."""
+    shown = passes.any(dim=2, keepdim=True)
+    if mean_positions:
+        shown &= z.sum(dim=2, keepdim=True) / min(z.shape[2], mean_positions) >= levels.detection
+    return shown
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,5 @@ class Selection:
         passes = values > levels.gate
         if self.detector is None and not self.mean_positions:
             return passes
-        shown = passes.any(dim=2, keepdim=True)
-        if self.mean_positions:
-            shown &= mean_of_map(values, self.mean_positions) >= levels.detection
+        shown = shown_in_maps(values, passes, levels, self.mean_positions)
         return passes & (shown if self.detector is None else shown[:, self.detector])

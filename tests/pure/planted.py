@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from sae_eraser.training.cache import CachedImage, CacheSettings, CacheWriter
+from sae_eraser.training.cache import Cache, CachedImage, CacheSettings, CacheWriter
+from sae_eraser.training.data import LabelledImages
 
 CONCEPTS = [("object", "disc"), ("object", "box"), ("object", "star"), ("style", "wavy"), ("style", "grainy")]
 HOOKPOINT = "mid_block.attentions.0"
@@ -77,3 +78,9 @@ def write_cache(folder: Path, planted: Planted, branch: str = "cond") -> Path:
         part = slice(images.start, images.stop)
         writer.write_shard(shard, {HOOKPOINT: maps[part]}, sigmas[part])
     return folder
+
+
+def labelled_images(folder: Path, planted: Planted) -> LabelledImages:
+    """All of them, read from a cache that is written there."""
+    cache = Cache(write_cache(folder, planted))
+    return LabelledImages(cache, HOOKPOINT, list(range(len(planted.images))), cache.labels(CONCEPTS))

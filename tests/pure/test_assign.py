@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
+from pure.planted import Planted, labelled_images, plant
 from pure.random_sae import random_sae
 from sae_eraser.training.assign import (
     LatentMeans,
@@ -16,7 +16,6 @@ from sae_eraser.training.assign import (
     latent_means,
     similarity,
 )
-from sae_eraser.training.cache import Cache
 from sae_eraser.training.data import LabelledImages
 
 
@@ -27,8 +26,7 @@ def planted() -> Planted:
 
 @pytest.fixture(scope="module")
 def images(planted, tmp_path_factory) -> LabelledImages:
-    cache = Cache(write_cache(tmp_path_factory.mktemp("planted"), planted))
-    return LabelledImages(cache, HOOKPOINT, list(range(12)), cache.labels(CONCEPTS))
+    return labelled_images(tmp_path_factory.mktemp("planted"), planted)
 
 
 @pytest.fixture(scope="module")

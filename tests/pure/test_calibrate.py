@@ -5,11 +5,10 @@ import itertools
 import pytest
 import torch
 
-from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
+from pure.planted import Planted, labelled_images, plant
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.training.assign import latent_means
-from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.learner import new_autoencoder
@@ -24,8 +23,7 @@ def planted() -> Planted:
 
 @pytest.fixture(scope="module")
 def images(planted, tmp_path_factory) -> LabelledImages:
-    cache = Cache(write_cache(tmp_path_factory.mktemp("planted"), planted))
-    return LabelledImages(cache, HOOKPOINT, list(range(24)), cache.labels(CONCEPTS))
+    return labelled_images(tmp_path_factory.mktemp("planted"), planted)
 
 
 def batches(size: int):

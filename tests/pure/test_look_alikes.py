@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pure.planted import CONCEPTS, HOOKPOINT, Planted, plant, write_cache
+from pure.planted import Planted, labelled_images, plant, write_cache
 from pure.random_sae import random_sae
 from pure.training_runs import train
 from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.training.assign import latent_means
-from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import concept_statistics
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.look_alikes import detection_means, sparing_look_alikes
@@ -26,8 +25,7 @@ def planted() -> Planted:
 
 @pytest.fixture(scope="module")
 def images(planted, tmp_path_factory) -> LabelledImages:
-    cache = Cache(write_cache(tmp_path_factory.mktemp("planted"), planted))
-    return LabelledImages(cache, HOOKPOINT, list(range(24)), cache.labels(CONCEPTS))
+    return labelled_images(tmp_path_factory.mktemp("planted"), planted)
 
 
 @pytest.mark.parametrize("activation", ["topk", "batchtopk", "relu"])

@@ -42,7 +42,8 @@ OPTIONS = {
     "patience": "validations without improvement after which a phase ends",
     "statistics_vectors": "activation vectors for scores, statistics and strengths",
     "branch": "half of guidance to learn from: cond, to erase what prompts ask for; uncond, to watch what is drawn",
-    "spare_look_alikes": "erase only where more of a concept is shown than in nearly all pictures of others",
+    "spare_look_alikes": "erase only where more of a concept is shown than in nearly all pictures of others, or as "
+    "much as in nearly all of its own",
     "seed": "of everything random",
 }
 """The fields of TrainingConfig that the command line offers."""

@@ -1,5 +1,6 @@
 """Caches of activations as Train SAE finds them, and what was trained on them."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import folder_paths
@@ -7,6 +8,7 @@ import folder_paths
 from ...sae_ops.autoencoder import SAEConfig
 from ...sae_ops.file import SAEFileError, read_header
 from ...training.cache import MANIFEST, Cache, CacheError
+from ...training.config import TrainingConfig
 
 
 def caches_folder() -> Path:
@@ -39,7 +41,7 @@ def is_trained(
     return (
         (header.hookpoint, header.autoencoder) == (hookpoint, sae)
         and [(concept.group, concept.name) for concept in header.concepts] == concepts
-        and {"cache": cache.digest, **options}.items() <= header.training.items()
+        and {"cache": cache.digest, **options}.items() <= {**asdict(TrainingConfig()), **header.training}.items()
     )
 
 

@@ -127,4 +127,20 @@ def advanced_train_inputs() -> list[io.Input]:
             "uncond: what is drawn, whatever the prompt says, for Watch Concepts and Concept Guard; collect with "
             "branch both.",
         ),
+        io.Float.Input(
+            "concept_weight",
+            default=0.3,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            advanced=True,
+            tooltip="How much telling concepts apart counts beside reconstructing. 1 suits concepts that look alike.",
+        ),
+        io.Boolean.Input(
+            "spare_look_alikes",
+            default=False,
+            advanced=True,
+            tooltip="Erase only in pictures that show more of a concept than nearly all others do, or as much as "
+            "nearly all of its own. Its look-alikes stay, and so does what shows only a little of it.",
+        ),
     ]

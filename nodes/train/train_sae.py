@@ -91,10 +91,9 @@ class TrainSAE(io.ComfyNode):
         arguments += ["--latents", str(sae.n_latents), "--k", str(k), "--activation", activation]
         arguments += ["--memory", str(memory), "--checkpoint-minutes", str(checkpoint_minutes)]
         arguments += ["--groups", *chosen] if chosen else []
-        for option, value in options.items():
-            arguments += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
-        flags = {"--overwrite": overwrite, "--restart": restart, "--skip-bad-shards": skip_bad_shards}
-        arguments += [flag for flag, is_set in flags.items() if is_set]
+        flags = {"overwrite": overwrite, "restart": restart, "skip_bad_shards": skip_bad_shards}
+        for option, value in (options | flags).items():
+            arguments += _as_argument(f"--{option.replace('_', '-')}", value)
         phases = {"reconstruct": options["unsupervised_steps"], "supervise": options["supervised_steps"]}
         model_management.unload_all_models()
         model_management.soft_empty_cache()
@@ -105,6 +104,13 @@ class TrainSAE(io.ComfyNode):
             picture = as_tensor(draw_curves(list(display.curves.values())))
             shown |= ui.PreviewImage(picture, cls=cls).as_dict()
         return io.NodeOutput(*_outputs(out), ui=shown)
+
+
+def _as_argument(option: str, value: float | str | None) -> list[str]:
+    """Of the command line; nothing for what is off, or left to the trainer."""
+    if value is None or value is False:
+        return []
+    return [option] if value is True else [option, str(value)]
 
 
 def _outputs(out: Path) -> tuple:

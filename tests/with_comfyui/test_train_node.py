@@ -3,6 +3,7 @@
 import functools
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.utils
@@ -21,7 +22,7 @@ from sae_eraser.nodes.files.new_sae_files import name_in_lists, new_sae_path
 from sae_eraser.nodes.train import command
 from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
-from sae_eraser.sae_ops.file import read_header
+from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.train_command import DEFAULT_K
 from with_comfyui.collecting import MID, UP, collector
@@ -154,6 +155,32 @@ def test_what_is_finished_is_not_trained_again(trained, train, saes, started, ca
     assert not started
 
 
+def test_look_alikes_are_spared_by_an_sae_for_which_it_is_asked(saes, tmp_path):
+    folder = write_cache(tmp_path / "cache", plant(range(8)))
+    small = {"hookpoint": "", "k": 2, "groups": "object", "supervised_steps": 20}
+    for name, asked in (("plain", {}), ("sparing", {"spare_look_alikes": True, "concept_weight": 1.0})):
+        header = run(folder, name=name, **small, **asked).result[1].header
+        assert (header.training["spare_look_alikes"], header.training["concept_weight"]) == (
+            bool(asked),
+            asked.get("concept_weight", 0.3),
+        )
+        assert ("concepts.detection" in load_file(saes / f"{name}.safetensors")) == bool(asked)
+    with pytest.raises(ValueError, match="Leave out spare_look_alikes, or branch uncond"):
+        run(folder, name="drawn", **small, branch="uncond", spare_look_alikes=True)
+
+
+def test_an_sae_from_before_a_setting_existed_is_not_trained_again(trained, train, saes, started):
+    """It was trained by what is the default now."""
+    saes.mkdir(parents=True)
+    sae, header, statistics = load_sae(trained[0])
+    older = {name: value for name, value in header.training.items() if name != "spare_look_alikes"}
+    save_sae(saes / "mine.safetensors", sae, replace(header, training=older), statistics)
+    train(groups="style, object")
+    with pytest.raises(ValueError, match="mine.safetensors exists"):
+        train(groups="style, object", spare_look_alikes=True)
+    assert not started
+
+
 def test_comfyui_runs_the_node_again_when_cache_or_file_have_changed(saes, tmp_path):
     folder = write_cache(tmp_path / "cache", plant(range(2)))
     inputs = {"cache": str(folder), "name": "mine", "k": 2}
@@ -218,6 +245,6 @@ def test_caches_of_the_output_folder_go_by_their_names(cache, train, monkeypatch
 
 def test_the_defaults_are_the_trainers(pack):
     own, theirs = inputs_of(TrainSAE), TrainingConfig()
-    for name in ("unsupervised_steps", "supervised_steps", "vectors", "maps", "seed"):
-        assert own[name] == getattr(theirs, name)
+    for name in own.keys() & vars(theirs).keys() - {"learning_rate"}:
+        assert own[name] == getattr(theirs, name), name
     assert own["k"] == DEFAULT_K

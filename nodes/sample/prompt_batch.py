@@ -1,6 +1,7 @@
 """Samples a batch in which every image has its own prompt and its own seed."""
 
 import math
+from collections.abc import Callable
 
 import comfy.sample
 import torch
@@ -80,10 +81,12 @@ def sample_prompts(
     sampler_name: str,
     scheduler: str,
     negative_prompt: str = "",
+    callback: Callable | None = None,
 ) -> torch.Tensor:
     """Latents [images, channels, ...] of the prompts; image i is the one that its prompt and seed give alone.
 
     width and height in pixels. Uses ComfyUI's own samplers; samplers that draw noise at every step take the first seed.
+    callback is called after every step, as ComfyUI's samplers do.
     """
     latent_format = model.get_model_object("latent_format")
     scale = latent_format.spacial_downscale_ratio
@@ -100,6 +103,7 @@ def sample_prompts(
         encode_prompts(clip, prompts, takes_repeated_prompts(model)),
         encode_prompts(clip, [negative_prompt]),
         torch.cat([empty] * len(seeds)),
+        callback=callback,
         seed=seeds[0],
         disable_pbar=True,
     )

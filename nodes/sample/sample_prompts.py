@@ -1,5 +1,6 @@
 """Sample Prompts: many prompts as one batch, each with a seed of its own."""
 
+import latent_preview
 import torch
 from comfy_api.latest import io
 
@@ -57,5 +58,7 @@ def _sampled(model, clip, texts: list[str], seeds: list[int], sampling: dict) ->
     latents: dict[int, torch.Tensor] = {}
     for places in taken_together(model, clip, texts):
         own_texts, own_seeds = [texts[place] for place in places], [seeds[place] for place in places]
-        latents |= zip(places, sample_prompts(model, clip, own_texts, own_seeds, **sampling), strict=True)
+        callback = latent_preview.prepare_callback(model, sampling["steps"])
+        sampled = sample_prompts(model, clip, own_texts, own_seeds, callback=callback, **sampling)
+        latents |= zip(places, sampled, strict=True)
     return torch.stack([latents[place] for place in range(len(texts))])

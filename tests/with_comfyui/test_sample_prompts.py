@@ -2,6 +2,7 @@
 
 import json
 
+import comfy.utils
 import torch
 from comfy_extras.nodes_hooks import SetClipHooks
 
@@ -38,6 +39,14 @@ def test_long_prompts_are_drawn_as_they_are_alone(world, model, sample):
     for index, prompt in enumerate(prompts):
         alone = sample(model, seed=5 + index, positive=encode(world.clip, prompt), size=(6, 8))
         torch.testing.assert_close(node.result[0]["samples"][index], alone[0], rtol=0, atol=2e-4)
+
+
+def test_steps_are_shown_as_they_are_taken(world, model, monkeypatch):
+    moves: list[tuple[int, int]] = []
+    hook = lambda done, steps, preview, node_id=None: moves.append((done, steps))  # noqa: E731
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    sample_prompts(world, model, 5)
+    assert (moves[0], moves[-1]) == ((1, 3), (3, 3)), "ComfyUI leaves out those that follow soon"
 
 
 def test_hooks_on_the_clip_are_those_of_ksampler(world, model, sample):

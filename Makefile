@@ -23,7 +23,7 @@ demo: $(SETUP)  ## make before and after pictures with a real ComfyUI
 	"$(PY)" tests/demo.py
 
 test: lint $(BROWSER)  ## run everything that must pass
-	"$(PY)" -m pytest
+	OMP_NUM_THREADS=1 "$(PY)" -m pytest --numprocesses 2 --dist loadfile
 
 world: $(SETUP)  ## train the small world anew (about an hour on two cores that are fast at bf16)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
@@ -70,7 +70,7 @@ check-comfyui:
 	@test -f "$(COMFYUI_PATH)/main.py" || { echo "COMFYUI_PATH=$(COMFYUI_PATH) is no ComfyUI: it has no main.py"; exit 1; }
 
 check-tools: $(SETUP)
-	@"$(PY)" -c "import mypy, pytest, ruff" || { echo "First: $(PY) -m pip install mypy pytest ruff"; exit 1; }
+	@"$(PY)" -c "import mypy, pytest, ruff, xdist" || { echo "First: $(PY) -m pip install mypy pytest pytest-xdist ruff"; exit 1; }
 
 # Each stamp is written last, so that an interrupted installation starts again.
 .venv/.ready: tests/environment/requirements.lock pyproject.toml

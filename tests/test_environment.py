@@ -98,4 +98,4 @@ def test_a_folder_that_is_no_comfyui_is_refused(tmp_path):
 def test_missing_tools_are_named(other_comfyui):
     run = make("lint", f"COMFYUI_PATH={other_comfyui}", "PYTHON=false")
     assert run.returncode != 0
-    assert "pip install mypy pytest ruff" in run.stdout
+    assert "pip install mypy pytest pytest-xdist ruff" in run.stdout

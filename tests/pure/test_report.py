@@ -198,7 +198,7 @@ def test_of_several_hookpoints_one_is_recommended():
     assert recommendation([high, high]) is None and recommendation([at("low"), at("high")]) is None
 
 
-@pytest.mark.parametrize("order", itertools.permutations((2.0, 9.0, math.nan)))
+@pytest.mark.parametrize("order", list(itertools.permutations((2.0, 9.0, math.nan))))
 def test_a_hookpoint_of_which_nothing_is_known_comes_last(order):
     text = recommendation([at(f"point {separation:g}", separation=separation) for separation in order])
     assert text.startswith("Recommended hookpoint: point 9,") and "point 9 9.0, point 2 2.0, point nan nan" in text

@@ -1,6 +1,5 @@
 """Caches of activations as Train SAE finds them, and what was trained on them."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import folder_paths
@@ -8,7 +7,6 @@ import folder_paths
 from ...sae_ops.autoencoder import SAEConfig
 from ...sae_ops.file import SAEFileError, read_header
 from ...training.cache import MANIFEST, Cache, CacheError
-from ...training.config import TrainingConfig
 
 
 def caches_folder() -> Path:
@@ -31,7 +29,10 @@ def find_cache(cache: str) -> Path:
 def is_trained(
     out: Path, cache: Cache, hookpoint: str, groups: list[str], sae: SAEConfig, options: dict[str, float | None]
 ) -> bool:
-    """Whether there is an SAE file that was made of this very cache with these settings."""
+    """Whether there is an SAE file that was made of this very cache with these settings.
+
+    A setting that an older file does not name was off.
+    """
     try:
         header = read_header(out)
     except SAEFileError:
@@ -41,7 +42,7 @@ def is_trained(
     return (
         (header.hookpoint, header.autoencoder) == (hookpoint, sae)
         and [(concept.group, concept.name) for concept in header.concepts] == concepts
-        and {"cache": cache.digest, **options}.items() <= {**asdict(TrainingConfig()), **header.training}.items()
+        and all(header.training.get(name, False) == value for name, value in {"cache": cache.digest, **options}.items())
     )
 
 

@@ -4,6 +4,9 @@ from comfy_api.latest import io
 
 from ...sae_ops.file import TRAINED_BRANCHES
 
+CONCEPT_WEIGHT = 0.3
+"""That of the trainer, if nothing else is asked for."""
+
 
 def train_inputs() -> list[io.Input]:
     return [
@@ -129,16 +132,18 @@ def advanced_train_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "concept_weight",
-            default=0.3,
+            default=CONCEPT_WEIGHT,
             min=0.0,
             max=100.0,
             step=0.1,
+            optional=True,
             advanced=True,
             tooltip="How much telling concepts apart counts beside reconstructing. 1 suits concepts that look alike.",
         ),
         io.Boolean.Input(
             "spare_look_alikes",
             default=False,
+            optional=True,
             advanced=True,
             tooltip="Erase only in pictures that show more of a concept than nearly all others do, or as much as "
             "nearly all of its own. Its look-alikes stay, and so does what shows only a little of it.",

@@ -15,7 +15,7 @@ from .caches import caches_folder, choose_hookpoint, find_cache, is_trained
 from .command import in_words_of_nodes, run_command
 from .curves import as_tensor, draw_curves
 from .train_display import TrainDisplay
-from .train_inputs import advanced_train_inputs, train_inputs
+from .train_inputs import CONCEPT_WEIGHT, advanced_train_inputs, train_inputs
 
 
 class TrainSAE(io.ComfyNode):
@@ -69,11 +69,14 @@ class TrainSAE(io.ComfyNode):
         checkpoint_minutes,
         restart,
         skip_bad_shards,
+        concept_weight=CONCEPT_WEIGHT,
+        spare_look_alikes=False,
         **options,
     ) -> io.NodeOutput:
         out = new_sae_path(name)
         folder = find_cache(cache)
         options["learning_rate"] = options["learning_rate"] or None
+        options |= {"concept_weight": concept_weight, "spare_look_alikes": spare_look_alikes}
         chosen = [group.strip() for group in groups.split(",") if group.strip()]
         try:
             opened = Cache(folder, skip_bad_shards)

@@ -32,7 +32,8 @@ QUICK = {"latents": 32, "k": 4, "unsupervised_steps": 10, "supervised_steps": 15
 
 def inputs_of(node) -> dict:
     """Every input and its default."""
-    found = node.GET_NODE_INFO_V1()["input"]["required"]
+    found = node.GET_NODE_INFO_V1()["input"]
+    found = found["required"] | found["optional"]
     return {name: (settings or {}).get("default") for name, (_, settings) in found.items()}
 
 

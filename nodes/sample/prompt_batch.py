@@ -86,7 +86,7 @@ def sample_prompts(
     """Latents [images, channels, ...] of the prompts; image i is the one that its prompt and seed give alone.
 
     width and height in pixels. Uses ComfyUI's own samplers; samplers that draw noise at every step take the first seed.
-    callback is called after every step, as ComfyUI's samplers do.
+    They call callback(step, x0, x, steps) after every step.
     """
     latent_format = model.get_model_object("latent_format")
     scale = latent_format.spacial_downscale_ratio

@@ -156,18 +156,15 @@ def test_what_is_finished_is_not_trained_again(trained, train, saes, started, ca
     assert not started
 
 
-def test_look_alikes_are_spared_by_an_sae_for_which_it_is_asked(saes, tmp_path):
+def test_look_alikes_are_spared_by_an_sae_for_which_it_is_asked(trained, saes, tmp_path):
     folder = write_cache(tmp_path / "cache", plant(range(8)))
-    small = {"hookpoint": "", "k": 2, "groups": "object", "supervised_steps": 20}
-    for name, asked in (("plain", {}), ("sparing", {"spare_look_alikes": True, "concept_weight": 1.0})):
-        header = run(folder, name=name, **small, **asked).result[1].header
-        assert (header.training["spare_look_alikes"], header.training["concept_weight"]) == (
-            bool(asked),
-            asked.get("concept_weight", 0.3),
-        )
-        assert ("concepts.detection" in load_file(saes / f"{name}.safetensors")) == bool(asked)
+    small = {"hookpoint": "", "k": 2, "groups": "object", "supervised_steps": 20, "spare_look_alikes": True}
+    header = run(folder, **small, concept_weight=1.0).result[1].header
+    assert (header.training["spare_look_alikes"], header.training["concept_weight"]) == (True, 1.0)
+    assert "concepts.detection" in load_file(saes / "mine.safetensors")
+    assert "concepts.detection" not in load_file(trained[0])
     with pytest.raises(ValueError, match="Leave out spare_look_alikes, or branch uncond"):
-        run(folder, name="drawn", **small, branch="uncond", spare_look_alikes=True)
+        run(folder, name="drawn", **small, branch="uncond")
 
 
 def test_an_sae_from_before_a_setting_existed_is_not_trained_again(trained, train, saes, started):

@@ -94,7 +94,7 @@ class ConceptEdit:
         now = levels if len(needed) == len(active) else levels[needed.to(x.device)]
         z = some.latents.at_most(maps)
         if self._is_topk:
-            z = some.latents.at_last(maps, z, some.fires(z, now).any(dim=1))
+            z = some.latents.at_last(maps, z, some.asks(z, now))
         fires = some.fires(z, now)
         if not (some.steers or fires.any()):
             return x

@@ -79,6 +79,15 @@ class Selection:
         """The values [images, terms, positions] of terms that share a latent; shaped as z."""
         return values if self.column is None else torch.zeros_like(z).index_add_(1, self.column, values)
 
+    def asks(self, z: torch.Tensor, levels: TermLevels) -> torch.Tensor:
+        """Where `fires` may depend on whether a z of at_most is one at last, bool [images, positions]."""
+        values = self.of_terms(z)
+        asked = self.fires(z, levels)
+        if self.mean_positions:
+            shown = shown_in_maps(values, values > levels.gate, levels, self.mean_positions)
+            asked |= (values > 0) & shown & (levels.detection > 0)  # a mean has what stays below the gate as well
+        return asked.any(dim=1)
+
     def fires(self, z: torch.Tensor, levels: TermLevels) -> torch.Tensor:
         """Where terms pass their gates, in maps in which their detectors do and reach their means, bool."""
         values = self.of_terms(z)

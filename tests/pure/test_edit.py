@@ -303,12 +303,14 @@ def test_a_concept_that_fills_as_much_of_a_larger_map_is_found_in_it_as_well():
     assert [bool((now != before).any()) for now, before in zip(edited, smaller, strict=True)] == [False, True, False]
 
 
-def test_of_several_concepts_each_is_detected_by_its_own_mean(x):
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_of_several_concepts_each_is_detected_by_its_own_mean(activation, x):
     """Which of them maps may show is worked out for all of them at once, before the edit."""
-    sae, detecting = random_sae(), tuple(replace(concept, first_detects=True) for concept in CONCEPTS)
+    sae, detecting = random_sae(activation), tuple(replace(concept, first_detects=True) for concept in CONCEPTS)
     means = sae.encode(x.flatten(2).mT).mean(dim=1)[:, [concept.latents[0] for concept in CONCEPTS]]
     detection = torch.zeros(3, 6)
-    detection[:, [0, 1, 3, 4]] = means.sort(dim=0).values[[1, 2, 1, 2], range(4)]  # reached in two maps, or in one
+    reached = means.sort(dim=0).values[[1, 2, 1, 2], range(4)]  # in two maps, or in one
+    detection[:, [0, 1, 3, 4]] = reached * (1 - 1e-6)
     statistics = replace(random_statistics(), detection=detection, positions=torch.tensor(35))
     settings = {"sae": sae, "concepts": detecting, "statistics": statistics, "is_cond": torch.ones(3, dtype=torch.bool)}
     erasures = [Erasure(index, mode="ablate") for index in range(4)]

@@ -2,7 +2,8 @@
 
     manifest.json              what is sampled, and into how many shards it goes; written with the first shard
     shard-00000.safetensors    for consecutive images "<hookpoint name>" [images, maps, positions, width] in the
-                               cache's storage (see storage.py) and "sigmas" fp32 [images, maps]
+                               cache's storage (see storage.py) and "sigmas" fp32 [images, maps]; in its metadata
+                               of how many positions of a map at each hookpoint those that are kept were drawn
     shard-00000.json           its checksum, written last: a shard without one does not count
 
 A map is what one image has at one call of the model: [positions, width] at a hookpoint. Where both halves of guidance
@@ -25,6 +26,7 @@ from ..sae_ops.atomic_write import DiskFull, write_atomically
 from .storage import SCALE, restored, stored
 
 MANIFEST = "manifest.json"
+MAP_POSITIONS = "map_positions"
 CACHE_VERSION = 2
 
 
@@ -98,8 +100,16 @@ class CacheWriter:
                     return {name: tuple(file.get_slice(name).get_shape()[1:]) for name in self.settings.hookpoints}
         return {}
 
-    def write_shard(self, shard: int, activations: dict[str, torch.Tensor], sigmas: torch.Tensor) -> None:
+    def write_shard(
+        self,
+        shard: int,
+        activations: dict[str, torch.Tensor],
+        sigmas: torch.Tensor,
+        map_positions: dict[str, int] | None = None,
+    ) -> None:
         """Its images: per hookpoint [images, maps, positions, width], and sigmas [images, maps].
+
+        map_positions: how many positions whole maps have at the hookpoints; None if these are whole.
 
         Raises CacheError if values are not finite or the disk is full, ValueError if they do not fit into fp16.
         """
@@ -117,7 +127,8 @@ class CacheWriter:
         path = _shard(self.folder, shard)
         for leftover in self.folder.glob(f"{path.stem}.*.part"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        self._write(path, lambda part: save_file(tensors, part))
+        metadata = {MAP_POSITIONS: json.dumps(map_positions)} if map_positions else None
+        self._write(path, lambda part: save_file(tensors, part, metadata))
         facts = json.dumps({"sha256": _sha256(path), "bytes": path.stat().st_size})
         self._write(_checksum(self.folder, shard), lambda part: part.write_text(facts))
 
@@ -252,6 +263,21 @@ class Cache:
             except (SafetensorError, OSError) as error:
                 self._bad(shard, f"cannot be read ({error})")
         raise CacheError(f"{self.folder} has no shard that can be read. Collect again.")
+
+    def map_positions(self, hookpoint: str) -> int:
+        """How many positions a whole map has at a hookpoint, of which the cache may hold some.
+
+        Raises CacheError if it does not say so.
+        """
+        _, positions, _ = self.shape(hookpoint)
+        with _opened(self.folder, self.shards[0]) as file:
+            known = json.loads((file.metadata() or {}).get(MAP_POSITIONS, "{}"))
+        if hookpoint not in known and self.settings.sampling.get("keep_positions"):
+            raise CacheError(
+                f"{self.folder} does not say of how many positions its {positions} for each map were drawn "
+                "(keep_positions), which sparing look-alikes needs. Collect again under another name."
+            )
+        return known.get(hookpoint, positions)
 
     def read(self, hookpoint: str, shard: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Maps first..last-1 of a shard, images after one another: as stored [maps, positions, width], and scales.

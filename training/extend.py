@@ -49,7 +49,11 @@ def open_base(path: Path, cache: Cache, hookpoint: str) -> Base:
 
 
 def joined(first: ConceptStatistics, second: ConceptStatistics) -> ConceptStatistics:
-    """Statistics of the concepts of both, on the noise levels of both."""
+    """Statistics of the concepts of both, on the noise levels of both.
+
+    If both spare look-alikes, but learned from maps of other sizes, the first go on as they were, and the second are
+    found as before in maps of their size.
+    """
     sigmas = torch.cat([first.sigmas, second.sigmas]).unique()
 
     def table(statistics: ConceptStatistics) -> dict[str, torch.Tensor]:
@@ -59,9 +63,10 @@ def joined(first: ConceptStatistics, second: ConceptStatistics) -> ConceptStatis
     if one.keys() != other.keys():  # one of them spares look-alikes
         for own in (one, other):
             own.setdefault("detection", torch.zeros_like(own["overall"]))
-    positions = [own.positions for own in (first, second) if own.positions is not None]
+    if first.positions is not None and second.positions is not None:
+        other["detection"] *= (second.positions / first.positions).clamp(min=1)
     return ConceptStatistics(
         sigmas,
         **{name: torch.cat([one[name], other[name]], dim=1) for name in one},
-        positions=min(positions, default=None),
+        positions=second.positions if first.positions is None else first.positions,
     )

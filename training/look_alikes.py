@@ -21,8 +21,8 @@ def sparing_look_alikes(
     means = detection_means(sae, images, [first for first, *_ in latents])
     detection = torch.zeros_like(statistics.overall)
     detection[:, [0, *itertools.accumulate(len(own) for own in latents[:-1])]] = means
-    _, positions, _ = images.cache.shape(images.hookpoint)
-    return replace(statistics, detection=detection, positions=torch.tensor(float(positions)))
+    positions = float(images.cache.map_positions(images.hookpoint))
+    return replace(statistics, detection=detection, positions=torch.tensor(positions))
 
 
 @torch.no_grad()

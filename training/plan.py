@@ -91,8 +91,8 @@ def plan_training(
 ) -> Plan:
     """One latent for every label of these groups (None: of all), or for those that the SAE to extend does not know.
 
-    Raises CacheError if the cache has no such labels, too few images with or without one, or only one half of guidance
-    where both are needed; ValueError if an SAE has too few latents for them, or does not fit the cache.
+    Raises CacheError if the cache has no such labels, too few images with or without one, only one half of guidance
+    where both are needed, or does not say how large maps are where that is; ValueError if an SAE has too few latents for them, or does not fit the cache.
     """
     base = open_base(extend, cache, orders[0].hookpoint) if extend else None
     plan = Plan(cache, orders, _concepts(cache, groups, base), config, base)
@@ -109,6 +109,9 @@ def plan_training(
                 f"{', '.join(guided)} with the guidance loss, which needs both halves, and concepts added without it "
                 "hardly erase. Collect again with the branch both (or train with --guidance-weight 0)."
             )
+    if config.spare_look_alikes:
+        for order in orders:
+            cache.map_positions(order.hookpoint)  # before the training rather than after it
     if plan.drawn and base is not None:
         raise ValueError("An SAE of the branch uncond cannot be extended. Train a new one on all concepts.")
     check_examples(plan)

@@ -39,10 +39,12 @@ def fill_cache(
     batch_size: int,
     sample: Callable[[range], Batch],
     progress: Progress,
+    map_positions: dict[str, int],
 ) -> CacheWriter:
     """Writes every shard of this machine's share (part, parts) that is missing.
 
     sample(images) -> what these images of settings.images have; at most batch_size, never of two shards.
+    map_positions: those of whole maps at the hookpoints, which sample() may change.
     settings.images_per_shard does not matter: shards become about SHARD_BYTES large.
     Raises ValueError before anything is written if the disk cannot hold the share, and CacheError.
     """
@@ -86,7 +88,7 @@ def fill_cache(
             progress.show(own - lacking, own, own * size, lacking * (time.monotonic() - began) / sampled)
         first = None
         activations = {name: torch.cat([activations[name] for activations, _ in batches]) for name in batches[0][0]}
-        writer.write_shard(shard, activations, torch.cat([sigmas for _, sigmas in batches]))
+        writer.write_shard(shard, activations, torch.cat([sigmas for _, sigmas in batches]), map_positions)
     return writer
 
 

@@ -151,7 +151,8 @@ class CollectActivations(io.ComfyNode):
 
         folder = cache_folder(name)
         with Progress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
-            writer = fill_cache(folder, settings, read_share(shard), batch_size, sample, progress)
+            share = read_share(shard)
+            writer = fill_cache(folder, settings, share, batch_size, sample, progress, recorder.map_positions)
         note_written(folder)
         return io.NodeOutput(str(folder), ui=ui.PreviewText(_summary(writer)))
 

@@ -28,6 +28,8 @@ class Recorder:
 
     def __init__(self, keep: Keep):
         self.keep = keep
+        self.map_positions: dict[str, int] = {}
+        """How many positions whole maps have at the hookpoints; the most if calls differ."""
         self.start(range(0))
 
     def start(self, images: range) -> None:
@@ -79,11 +81,11 @@ class Recorder:
     def _record(self, key: tuple[str, bool], vectors: torch.Tensor, sigma: torch.Tensor) -> None:
         """One call at one hookpoint for one half: vectors [images, positions, width], sigma [images]."""
         sigmas = self._sigmas.setdefault(key, [])
-        call = len(sigmas)
+        call, positions = len(sigmas), vectors.shape[1]
         sigmas.append(sigma)
         kept: torch.Tensor | None = None
         if self.keep.sigma_min <= sigma[0] and (self.keep.sigma_max == 0 or sigma[0] <= self.keep.sigma_max):
-            positions = vectors.shape[1]
+            self.map_positions[key[0]] = max(positions, self.map_positions.get(key[0], 0))
             if 0 < self.keep.keep_positions < positions:
                 drawn = [draw_positions(image, call, positions, self.keep.keep_positions) for image in self._images]
                 index = torch.stack(drawn).to(vectors.device)

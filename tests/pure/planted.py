@@ -63,10 +63,12 @@ def _maps(image: CachedImage, directions: torch.Tensor) -> tuple[torch.Tensor, t
     return maps, unprompted
 
 
-def write_cache(folder: Path, planted: Planted, branch: str = "cond") -> Path:
-    """Two shards; branch "both" keeps the maps without the prompts as well."""
+def write_cache(
+    folder: Path, planted: Planted, branch: str = "cond", keep: int = 0, map_positions: dict[str, int] | None = None
+) -> Path:
+    """Two shards; branch "both" keeps the maps without the prompts as well, keep so many positions of them."""
     half = -(-len(planted.images) // 2)
-    sampling = {"steps": STEPS, "branch": branch}
+    sampling = {"steps": STEPS, "branch": branch, "keep_positions": keep}
     settings = CacheSettings("SD15", {HOOKPOINT: WIDTH}, "output", sampling, planted.images, images_per_shard=half)
     writer = CacheWriter(folder, settings)
     maps, sigmas = planted.maps, planted.sigmas
@@ -76,7 +78,7 @@ def write_cache(folder: Path, planted: Planted, branch: str = "cond") -> Path:
     for shard in range(settings.shards):
         images = settings.shard_images(shard)
         part = slice(images.start, images.stop)
-        writer.write_shard(shard, {HOOKPOINT: maps[part]}, sigmas[part])
+        writer.write_shard(shard, {HOOKPOINT: maps[part, :, : keep or None]}, sigmas[part], map_positions)
     return folder
 
 

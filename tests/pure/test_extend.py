@@ -129,7 +129,8 @@ def test_of_joined_statistics_those_that_spare_look_alikes_go_on_to_do_so():
     for first, second, detection, positions in (
         (made(64), made(), [2, 2, 0, 0], 64),
         (made(), made(64), [0, 0, 2, 2], 64),
-        (made(64), made(16), [2, 2, 2, 2], 16),
+        (made(64), made(16), [2, 2, 2, 2], 64),
+        (made(16), made(64), [2, 2, 8, 8], 16),
     ):
         both = joined(first, second)
         assert both.detection.tolist() == [detection] and both.positions == positions

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pure.planted import Planted, labelled_images, plant, write_cache
+from pure.planted import CONCEPTS, HOOKPOINT, POSITIONS, Planted, labelled_images, plant, write_cache
 from pure.random_sae import random_sae
 from pure.training_runs import train
 from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.training.assign import latent_means
+from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import concept_statistics
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.look_alikes import detection_means, sparing_look_alikes
@@ -74,6 +75,20 @@ def test_training_writes_what_spares_look_alikes_if_it_is_asked_to(tmp_path, cap
     _, extended, joined = load_sae(more)
     assert extended.concepts[:3] == header.concepts and joined.positions == statistics.positions
     assert torch.equal(joined.detection[:, :18], statistics.detection) and not joined.detection[:, 18:].any()
+
+
+def test_a_mean_is_over_whole_maps_where_some_of_their_positions_are_kept(planted, tmp_path):
+    kept = Cache(write_cache(tmp_path / "kept", planted, keep=4, map_positions={HOOKPOINT: POSITIONS}))
+    images = LabelledImages(kept, HOOKPOINT, list(range(len(planted.images))), kept.labels(CONCEPTS))
+    sae = random_sae("relu", d=16)
+    plain = concept_statistics(latent_means(sae, images), images.levels()[0], LATENTS)
+    assert kept.shape(HOOKPOINT)[1] == 4 and sparing_look_alikes(plain, sae, images, LATENTS).positions == POSITIONS
+
+
+def test_a_cache_that_does_not_say_how_large_maps_are_is_refused_before_training(tmp_path, capsys):
+    unknown = write_cache(tmp_path / "unknown", plant(range(20)), keep=4)
+    assert train(unknown, tmp_path / "new.safetensors", "--spare-look-alikes") != 0
+    assert "does not say of how many positions its 4 for each map were drawn" in capsys.readouterr().err
 
 
 def test_what_is_watched_spares_no_look_alikes(tmp_path, capsys):

@@ -174,6 +174,8 @@ def test_positions_are_drawn_for_every_picture_and_call(collect):
     assert len({tuple(each.tolist()) for each in drawn[MID][:, 0::2].flatten(0, 1)}) > 12  # of 16 calls
     assert set(drawn[MID].flatten().tolist()) == set(range(16))
     assert activations(kept, "down_blocks.0.attentions.0").shape == (8, 4, 5, 64)
+    for cache in (whole, kept):
+        assert [Cache(cache).map_positions(name) for name in hookpoints.split(", ")] == [16, 16, 64]
 
 
 def test_more_positions_than_there_are_are_all(collect):
@@ -229,7 +231,9 @@ def test_maps_that_another_node_scales_for_some_steps_are_refused(collect, world
     with pytest.raises(ValueError, match="has from 16 to 64 positions .*PatchModelAddDownscale.*keep_positions to 16"):
         collect(**large)
     assert not list(tmp_path.rglob("*.json"))
-    assert activations(collect(keep_positions=16, **large), MID).shape == (4, 6, 16, 128)
+    cache = collect(keep_positions=16, **large)
+    assert activations(cache, MID).shape == (4, 6, 16, 128)
+    assert Cache(cache).map_positions(MID) == 64
 
 
 def test_oblong_pictures_can_be_collected(collect):

@@ -1,5 +1,6 @@
 # From a fresh clone: needs Python 3.11 or later (PYTHON=...), git and make; installs the rest into .venv and .comfyui.
-# With COMFYUI_PATH=... it uses that ComfyUI and its Python as they are, and installs nothing.
+# With COMFYUI_PATH=... it uses that ComfyUI and its Python as they are, and installs nothing
+# but what bench-train and lock need.
 
 ifdef COMFYUI_PATH
 PY := $(or $(PYTHON),$(shell for py in .venv/bin/python venv/bin/python; do \
@@ -74,8 +75,8 @@ check-tools: $(SETUP)
 
 # Each stamp is written last, so that an interrupted installation starts again.
 .venv/.ready: tests/environment/requirements.lock pyproject.toml
-	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Needs Python 3.11 or later"; exit 1; }
-	"$(PYTHON)" -m venv .venv
+	@"$(or $(PYTHON),python3)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Needs Python 3.11 or later"; exit 1; }
+	"$(or $(PYTHON),python3)" -m venv .venv
 	.venv/bin/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' $<)"
 	.venv/bin/uv pip install --python .venv/bin/python --quiet --requirement $<
 	.venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .

@@ -45,7 +45,8 @@ def describe(path: Path, header: SAEHeader) -> str:
         lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
     lines += [f"{name}: {value}" for name, value in training.get("validation", {}).items()]
     if "images" in training:
-        lines.append(f"trained on {training['images']} pictures{_sampling(training.get('sampling', {}))}")
+        sampling = _sampling(training.get("sampling", {}))
+        lines.append(f"trained on {training['images']} pictures{sampling}; a tenth of them held out, to measure it")
     if "url" in training:
         lines.append(f"url: {training['url']}")
     for group in dict.fromkeys(concept.group for concept in header.concepts):

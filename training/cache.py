@@ -173,7 +173,7 @@ class Cache:
         self.folder = folder
         self.settings = _read_manifest(folder)
         self.bad_shards: list[str] = []
-        self._skip_bad_shards = skip_bad_shards
+        self.skips_bad_shards = skip_bad_shards
         unwritten = [s for s in range(self.settings.shards) if not _checksum(folder, s).exists()]
         if unwritten and not skip_bad_shards:
             raise CacheError(
@@ -305,7 +305,7 @@ class Cache:
 
     def _bad(self, shard: int, fault: str) -> None:
         path = _shard(self.folder, shard)
-        if not self._skip_bad_shards:
+        if not self.skips_bad_shards:
             raise CacheError(
                 f"The shard {path} {fault}. Copy it again; or delete {_checksum(self.folder, shard).name} and collect "
                 "again, which makes this shard anew; or pass --skip-bad-shards to train without it."

@@ -66,8 +66,8 @@ def read_table(path: Path, n_latents: int) -> tuple[list[str], LatentMeans]:
             raise ValueError(f"{path}: the table of '{name}' holds NaN or infinity. Download or make it again.")
         shown.append(mean.flip(0))
         prompts.append(shape[0])
-    if not 0 < len(shown[0]) <= 1000:
-        raise ValueError(f"{path} has {len(shown[0])} steps, but must have between 1 and 1000.")
+    if not 0 < len(shown[0]) < 1000:  # the last of as many is past the end
+        raise ValueError(f"{path} has {len(shown[0])} steps, but must have between 1 and 999.")
     with_concept = torch.stack(shown)
     weight = torch.tensor(prompts, dtype=torch.float32)[:, None, None]
     total = (with_concept * weight).sum(dim=0)

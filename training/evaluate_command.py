@@ -129,9 +129,9 @@ def _run(
         originals = judgements[ORIGINAL] = judged(ORIGINAL)
         results = measure_originals(sampling, classifier.name, confidence, len(settings), originals)
         for setting in settings:
-            judgements[setting] = judged(setting)
-            changes = _changes(out, sampling, setting)
-            results.erasures.append(measure_erasure(results, setting, originals, judgements[setting], changes))
+            erased, changes = judged(setting), _changes(out, sampling, setting)
+            results.erasures.append(measure_erasure(results, setting, originals, erased, changes))
+            judgements[setting] = replace(erased, features=None)  # of all settings they may not fit into memory
             write_results(out, results)
             write_page(out, results, judgements)
     return results
@@ -150,9 +150,10 @@ class _Progress:
     """A bar over all pictures of all settings, with the time that is left."""
 
     def __init__(self, out: Path, sampling: Sampling, settings: list[Setting]):
-        self._files = [file for setting in settings for file in picture_files(out, sampling, setting)]
-        self._bar = progress_bar(len(self._files))
-        self._started, self._before = time.monotonic(), self._count()
+        self._files = {setting: picture_files(out, sampling, setting) for setting in settings}
+        self._there = {setting: _count(files) for setting, files in self._files.items()}
+        self._total, self._before = sum(map(len, self._files.values())), sum(self._there.values())
+        self._bar, self._started = progress_bar(self._total), time.monotonic()
 
     def __enter__(self) -> "_Progress":
         return self
@@ -160,16 +161,18 @@ class _Progress:
     def __exit__(self, *error) -> None:
         self._bar.close()
 
-    def _count(self) -> int:
-        return sum(file.is_file() for file in self._files)
-
     def show(self, setting: Setting) -> None:
-        done, total = self._count(), len(self._files)
+        self._there[setting] = _count(self._files[setting])
+        done, total = sum(self._there.values()), self._total
         left = (time.monotonic() - self._started) / max(1, done - self._before) * (total - done)
         self._bar.n = done
         self._bar.set_description_str(
             f"{done} of {total} pictures, {tqdm.format_interval(round(left))} left ({setting})"
         )
+
+
+def _count(files: list[Path]) -> int:
+    return sum(file.is_file() for file in files)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ..sae_ops.atomic_write import write_atomically
 from ..sae_ops.autoencoder import SparseAutoencoder
-from ..sae_ops.file import SAEHeader, load_sae
+from ..sae_ops.file import SAEHeader, is_sae_file, load_sae
 
 Export = tuple[dict[str, torch.Tensor], dict]
 """The weights file's tensors, and the settings for cfg.json."""
@@ -34,6 +34,9 @@ def run(options: argparse.Namespace) -> None:
     tensors, settings = EXPORTERS[options.to](sae, header)
     weights, config = options.out / WEIGHTS[options.to], options.out / "cfg.json"
     others = [options.out / name for name in WEIGHTS.values() if name != weights.name]
+    for path in (weights, *others):
+        if is_sae_file(path):
+            raise ValueError(f"{path} is an SAE of ours, whose concepts no other format has. Choose another --out.")
     if not options.overwrite and any(path.exists() for path in (weights, config, *others)):
         raise ValueError(f"{options.out} holds an SAE. Choose another --out, or pass --overwrite to replace it.")
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

@@ -29,7 +29,9 @@ def add_command(commands) -> None:
     command.add_argument("--model-family", help="ComfyUI's name of the model it was trained on, e.g. SD15 or SDXL")
     command.add_argument("--hooked", choices=("output", "residual"), help="the block's output, or output minus input")
     command.add_argument("--k", type=int, help="latents kept for each vector, where the files do not say")
-    command.add_argument("--threshold", type=float, help="what latents must exceed, where the files do not say")
+    command.add_argument(
+        "--threshold", type=float, help="what latents must exceed, where the files do not say; 0 keeps what is positive"
+    )
     command.add_argument("--concepts", type=Path, help="SAeUron's table of its concepts, cls_latents_dict_....pkl")
     command.add_argument("--settings", type=Path, help="SAeUron's percentile and multiplier of each, class_params.pth")
     command.add_argument("--group", default="object", help="what kind of concepts these are (default: %(default)s)")

@@ -92,7 +92,8 @@ def plan_training(
     """One latent for every label of these groups (None: of all), or for those that the SAE to extend does not know.
 
     Raises CacheError if the cache has no such labels, too few images with or without one, only one half of guidance
-    where both are needed, or does not say how large maps are where that is; ValueError if an SAE has too few latents for them, or does not fit the cache.
+    where both are needed, or does not say how large maps are where that is; ValueError if an SAE has too few latents
+    for them, or does not fit the cache.
     """
     base = open_base(extend, cache, orders[0].hookpoint) if extend else None
     plan = Plan(cache, orders, _concepts(cache, groups, base), config, base)

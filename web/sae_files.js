@@ -22,6 +22,12 @@ const isLinked = (node) => node.inputs?.some((input) => input.name === fileWidge
 
 const origins = () => definitions.SAEEraser_LoadSAE?.input.required.sae_name[1].sae_origins ?? {};
 
+/** An SAE that Train SAE or Import SAE has written anew is another one, though its name is in the lists already. */
+async function readOrigins() {
+  const answer = await app.api.fetchApi("/object_info/SAEEraser_LoadSAE");
+  if (answer.ok) definitions = { ...definitions, ...(await answer.json()) };
+}
+
 /** Builds the list of files anew, with `file` and `concept` chosen, whether the file is installed or not. */
 function rebuildList(node, file, concept) {
   const [type, settings] = listSpec(node);
@@ -131,6 +137,7 @@ app.registerExtension({
 
   async init() {
     translations = await app.api.getCustomNodesI18n();
+    app.api.addEventListener("execution_success", readOrigins);
   },
 
   addCustomNodeDefs(defs) {

@@ -1,6 +1,6 @@
 """What a run of a sampler must have for an erasure to act in it as was asked; else it ends with an error.
 
-A part of the sampling in which no step lies is only noted: another sampler may have steps there.
+That no step lies in the part that was asked for is only logged: another sampler may have steps there.
 """
 
 import logging
@@ -21,6 +21,10 @@ CALLS = "sae_eraser_calls"
 NO_STEP = (
     "SAE Eraser: concepts are to be changed in a part of the sampling in which no step lies, so nothing was changed. "
     "Move start_percent and end_percent apart, or sample with more steps."
+)
+OUTSIDE = (
+    "SAE Eraser: all steps of this sampler lie outside the part in which concepts are to be changed (start_percent to "
+    "end_percent), so it changed nothing."
 )
 OTHER_SCHEDULE = (
     "A node behind SAE Eraser's changes the noise schedule (ModelSamplingSD3, for instance), so start_percent and "
@@ -45,7 +49,7 @@ class Need:
     """It acts at noise levels between sigma_start and sigma_end, both included."""
     sigma_end: float
     schedule: tuple[float, ...] | None
-    """As of noise_schedule, that these are of; None if they are of any."""
+    """As of noise_schedule, that these are of; None if they are of any, or are not those of a node."""
 
     def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Raises ValueError, before the run or after it."""
@@ -57,8 +61,9 @@ class Need:
         guider.model_options = _with_outermost(with_note(guider.model_options, CALLS, calls), self.predict)
         latents = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         met = [half for levels, prompted in calls if self._acts_at(levels) for half in prompted.tolist()]
-        if not met and sigmas.max() > self.sigma_start and sigmas.min() <= self.sigma_end:
-            logging.warning(NO_STEP)
+        if self.schedule and not met:
+            passes_over = sigmas.max() > self.sigma_start and sigmas.min() <= self.sigma_end
+            logging.log(*(logging.WARNING, NO_STEP) if passes_over else (logging.INFO, OUTSIDE))
         if met and all(met) and self.branch == "uncond":
             raise ValueError(UNPROMPTED_MISSING)
         return latents

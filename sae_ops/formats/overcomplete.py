@@ -34,7 +34,7 @@ def read(checkpoint: Checkpoint) -> SparseAutoencoder:
         return assemble(checkpoint, "topk", k, W_enc, b_enc, W_dec, b_dec)
     raise SAEFileError(
         f"{checkpoint.path}: overcomplete does not save which latents are kept. Pass to sae-eraser import either --k "
-        "(the top_k of a TopKSAE) or --threshold (the running_threshold of a BatchTopKSAE; 0 keeps what is positive)."
+        "(the top_k of a TopKSAE) or --threshold (the running_threshold of a BatchTopKSAE)."
     )
 
 

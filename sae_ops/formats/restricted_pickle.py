@@ -66,6 +66,11 @@ def _refuse_empty_memos(file: BinaryIO, size: int) -> None:
 
 
 def _refusal(path: Path, error: Exception) -> SAEFileError:
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return SAEFileError(
+            f"{path} does not fit into memory: it needs about twice its size, which is {path.stat().st_size / 1e9:.1f} "
+            "GB. Close other programs, or use a computer with more."
+        )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return SAEFileError(
         f"{path} is damaged, or holds more than tensors, dicts, lists, numbers and strings ({reason}). "

@@ -79,6 +79,24 @@ def test_another_file_with_the_same_concepts_keeps_the_one_that_is_chosen(comfy:
     assert comfy.widgets(ERASE)["sae.concept"] in STYLES
 
 
+def test_a_file_that_was_written_anew_is_remembered_after_a_run(comfy: ComfyPage, workflow, models):
+    """As Train SAE does it with overwrite; without R."""
+    models("mine.safetensors", of=OBJECTS_FILE)
+    erase_node(workflow)["widgets_values"][0] = "mine.safetensors"
+    for node in workflow["nodes"]:
+        if node["type"] == "KSampler":
+            node["widgets_values"][2] = 1
+    comfy.open()
+    comfy.load(workflow)
+    before = erase_node(comfy.saved())["properties"]["sae_id"]
+    path = comfy.server.base / "models" / "sae" / "mine.safetensors"
+    sae, header, statistics = load_sae(path)
+    save_sae(path, sae, replace(header, training={}), statistics)
+    comfy.run()
+    remembered = f"app.rootGraph.serialize().nodes.find(n => n.type === '{ERASE}').properties.sae_id"
+    comfy.wait_for(f"{remembered} !== '{before}'")
+
+
 def test_a_file_that_is_chosen_on_a_subgraph_is_not_remembered_at_the_node(comfy: ComfyPage, workflow):
     """It says nothing of the file that the subgraph has."""
     comfy.open()

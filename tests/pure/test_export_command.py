@@ -153,6 +153,17 @@ def test_an_export_that_exists_is_kept(tmp_path, capsys):
     assert main([*arguments, "--overwrite"]) == 0
 
 
+@pytest.mark.parametrize("to", ["saelens", "sparsify"])
+def test_an_sae_of_ours_is_not_replaced_even_if_asked_to(to, tmp_path, capsys):
+    write(tmp_path / "sae.safetensors", "topk")
+    before = (tmp_path / "sae.safetensors").read_bytes()
+    arguments = ["export", str(tmp_path / "sae.safetensors"), "--to", to, "--out", str(tmp_path), "--overwrite"]
+    assert main(arguments) == 1
+    assert "is an SAE of ours, whose concepts no other format has. Choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "sae.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["sae.safetensors"]
+
+
 def test_another_tools_weights_do_not_stay_beside_new_settings(tmp_path, capsys):
     sae, folder = export(tmp_path, "saelens", "topk")
     arguments = ["export", str(tmp_path / "sae.safetensors"), "--to", "sparsify", "--out", str(folder)]

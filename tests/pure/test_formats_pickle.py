@@ -39,6 +39,17 @@ def bytes_of_zip(data: bytes) -> bytes:
     return changed.getvalue()
 
 
+def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    def no_memory(*anything, **more):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", no_memory)
+    for path, value in ((tmp_path / "a.pkl", torch.ones(3)), (tmp_path / "a.pt", None)):
+        path.write_bytes(pickle.dumps(value)) if value is not None else torch.save({"a": torch.ones(2)}, path)
+        with pytest.raises(SAEFileError, match="does not fit into memory: it needs about twice its size"):
+            read_pickle(path)
+
+
 def payloads(marker: Path) -> dict[str, bytes]:
     """What each would do is to make the file `marker`."""
     touch = f"open({str(marker)!r}, 'w')"

@@ -160,6 +160,7 @@ def test_impossible_settings_of_the_command_line_leave_the_file_that_was_there(p
         (lambda table: table.update(Cats=table["Cats"][:, :-1]), "'Cats' has 19 steps"),
         (lambda table: table.update(Cats=[1.0]), "'Cats' is list"),
         (lambda table: table["Cats"].fill_(float("nan")), "'Cats' holds NaN"),
+        (lambda table: table.update((name, torch.ones(1, 1000, N)) for name in table), "has 1000 steps"),
     ],
 )
 def test_tables_that_do_not_belong_to_the_sae(path, table, spoil, words):

@@ -40,6 +40,7 @@ def sample_with(
     batch_index=None,
     positive=None,
     negative=None,
+    denoise=1.0,
 ) -> torch.Tensor:
     """Latents [images, 16, *size] of KSampler; images of a `batch_index` have the noise of these places in a batch."""
     latent = {"samples": torch.zeros(len(batch_index or range(images)), 16, *size)}
@@ -47,7 +48,7 @@ def sample_with(
         latent["batch_index"] = batch_index
     positive = positive or encode(clip, "a star in neon style")
     negative = negative or encode(clip, "")
-    sampled = nodes.KSampler().sample(model, seed, steps, cfg, sampler, "normal", positive, negative, latent)
+    sampled = nodes.KSampler().sample(model, seed, steps, cfg, sampler, "normal", positive, negative, latent, denoise)
     return sampled[0]["samples"]
 
 

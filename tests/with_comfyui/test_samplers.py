@@ -1,5 +1,7 @@
 """Samplers that call the model once a step, several times, or with noise of their own; and several in one workflow."""
 
+import logging
+
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
@@ -61,6 +63,11 @@ def test_a_part_of_the_sampling_in_which_no_step_lies_is_noted(comfyui, world, m
         arguments = ("enable", 1, 8, 3.0, "euler", "normal", *conditioning, latent, start, end, "enable")
         latent = comfyui.nodes.KSamplerAdvanced().sample(erase(model, start=0.6), *arguments)[0]
     assert "no step" not in caplog.text
+    assert "all steps of this sampler lie outside the part" not in caplog.text
+    with caplog.at_level(logging.INFO):
+        sampled = [sample(each, denoise=0.5) for each in (erase(model, end=0.3), model)]
+    assert torch.equal(*sampled)
+    assert "all steps of this sampler lie outside the part in which concepts are to be changed" in caplog.text
 
 
 def test_a_noise_schedule_that_changes_behind_the_node_is_an_error(model, sample):

@@ -39,10 +39,12 @@ def inputs_of(node) -> dict:
 
 @pytest.fixture(scope="module")
 def cache(world, tmp_path_factory) -> Path:
-    """Of the small world, collected by the node; one of its shards is lost."""
+    """Of the small world, collected by the node; one of its shards is lost and one is damaged."""
     with pytest.MonkeyPatch.context() as patch:
         folder = collector(world, tmp_path_factory.mktemp("output"), patch)(seeds=12, batch_size=24)
     (folder / "shard-00001.safetensors").unlink()
+    damaged = folder / "shard-00002.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     return folder
 
 
@@ -109,7 +111,7 @@ def test_bar_curves_and_text_are_shown(trained):
     assert moves[-1][:2] == (160, 160) and [done for done, *_ in moves] == sorted(done for done, *_ in moves)
     assert any(preview for *_, preview in moves)
     text, (picture,) = node.ui["text"][0], node.ui["images"]
-    assert "Training without 1 bad shards" in text and "32 latents of width 128" in text and "{" not in text
+    assert "Training without 2 bad shards" in text and "32 latents of width 128" in text and "{" not in text
     with Image.open(Path(folder_paths.get_temp_directory(), picture["subfolder"], picture["filename"])) as image:
         assert image.size == (3 * WIDTH, HEIGHT) and len(image.getcolors(100_000)) > 3
 
@@ -146,7 +148,7 @@ def test_what_is_finished_is_not_trained_again(trained, train, saes, started, ca
     assert again.result[1].header == trained[1].result[1].header
     assert "trained like this before" in again.ui.as_dict()["text"][0]
     shorter = shutil.copytree(cache, tmp_path / "shorter")
-    (shorter / "shard-00002.safetensors").unlink()
+    (shorter / "shard-00003.safetensors").unlink()
     same = {"groups": "style, object"}
     for changed in ({"groups": "style"}, *({**same, **other} for other in ({"seed": 1}, {"k": 3}, {"maps": 9}))):
         with pytest.raises(ValueError, match="mine.safetensors exists. Choose another name, or set overwrite"):

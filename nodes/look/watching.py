@@ -101,14 +101,32 @@ class Watch:
         return x
 
     def run_of(self, latents: torch.Tensor) -> WatchedRun:
-        """The last run that made these latents. Raises UnwatchedLatent."""
+        """The last run that made these latents, or what runs at the same noise levels met that made some each.
+
+        Raises UnwatchedLatent.
+        """
+        latents = latents.cpu()
         for run in reversed(self.runs):
-            if run.latents.shape == latents.shape and torch.equal(run.latents.to(latents.dtype), latents.cpu()):
+            if _is_same(run.latents, latents):
                 return run
+        places = [self._place_of(latent) for latent in latents]
+        found = [place for place in places if place]
+        kinds = {(tuple(run.sigmas.tolist()), run.z.shape[2:]) for run, _ in found}
+        if len(found) == len(places) and len(kinds) == 1:
+            z = torch.stack([run.z[:, row] for run, row in found], dim=1)
+            return WatchedRun(latents, found[0][0].sigmas, z)
         raise UnwatchedLatent(
             "This latent was not made with the watched model, or too many runs ago. Connect the MODEL of Watch "
             "Concepts to the sampler and the sampler's LATENT, unchanged, to this node; then run with another seed."
         )
+
+    def _place_of(self, latent: torch.Tensor) -> tuple[WatchedRun, int] | None:
+        """The last run that made this one, and its row there."""
+        for run in reversed(self.runs):
+            for row, own in enumerate(run.latents):
+                if _is_same(own, latent):
+                    return run, row
+        return None
 
     def _keep(self, latents: torch.Tensor) -> None:
         assert self._calls
@@ -125,6 +143,11 @@ class Watch:
             reader = ChosenLatents(self.sae.autoencoder, latents, encoder.model if encoder else None)
             self._readers[device] = reader.to(device)
         return self._readers[device]
+
+
+def _is_same(made: torch.Tensor, latents: torch.Tensor) -> bool:
+    """Whether these are what was made, whose precision they may have lost."""
+    return made.shape == latents.shape and torch.equal(made.to(latents.dtype), latents)
 
 
 def watch(model: ModelPatcher, sae: LoadedSAE) -> tuple[ModelPatcher, Watch]:

@@ -21,7 +21,7 @@ def encode_prompts(clip, prompts: list[str], repeats: bool = True) -> list:
     if len(set(lengths)) > 1 and not repeats:
         raise ValueError(
             f"Prompts that are sampled at once have {min(lengths)} to {max(lengths)} tokens, which this model cannot "
-            "take together. Make them equally long, or set batch_size to 1."
+            "take together. Set batch_size to 1, or make them equally long, as the two prompts of a pair must be."
         )
     together = math.lcm(*lengths)
     rows = [cond.repeat(1, together // cond.shape[1], 1) for cond in conds]

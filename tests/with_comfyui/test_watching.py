@@ -217,7 +217,8 @@ def test_every_latent_finds_its_own_run(model, sample):
     latents = [sample(patched, seed=seed, steps=steps) for seed, steps in ((1, 2), (2, 3), (1, 3))]
     assert [len(watch.run_of(found).sigmas) for found in latents] == [2, 3, 3]
     assert [watch.run_of(found) for found in latents] == list(watch.runs)
-    for strange in (latents[0] + 1e-3, latents[0][:, :, :4], sample(model, seed=3)):
+    mixed = torch.cat([latents[0], latents[1]])
+    for strange in (mixed, latents[0] + 1e-3, latents[0][:, :, :4], sample(model, seed=3)):
         with pytest.raises(UnwatchedLatent, match="Connect the MODEL of Watch Concepts to the sampler"):
             watch.run_of(strange)
 
@@ -244,6 +245,16 @@ def test_a_run_that_is_broken_off_leaves_nothing(model, sample):
         sample(broken)
     assert not watch.runs
     assert len(watch.run_of(sample(patched)).sigmas) == 3
+
+
+def test_latents_of_several_runs_are_known_together(model, sample):
+    """As of Sample Prompts, which samples prompts of each length by themselves if the model needs that."""
+    patched, watch = watched(model)
+    first, second = sample(patched, images=2), sample(patched, seed=5)
+    found = watch.run_of(torch.cat([first[1:], second, first[:1]]))
+    one, other = watch.runs
+    assert torch.equal(found.z, torch.cat([one.z[:, 1:], other.z, one.z[:, :1]], dim=1))
+    assert torch.equal(found.sigmas, one.sigmas)
 
 
 def test_a_sampling_within_a_watched_one_is_a_part_of_it(model, world):

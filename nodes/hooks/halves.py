@@ -12,6 +12,10 @@ UNPROMPTED = ("negative", "empty_negative_prompt")
 """What guiders call their conditionings of the half that is to be moved away from."""
 ASKED, HALVES = "sae_eraser_asked", "sae_eraser_halves"
 """Where these are in transformer_options."""
+TAKE_OUT = (
+    "Take that node out, or set branch to both in all nodes that erase or strengthen (which does not help if concepts "
+    "are watched, collected or located)."
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,13 @@ def check_images(images: int, options: dict, prompted: torch.Tensor) -> None:
     if halves and not all(halves.known[chunk] for chunk in options["cond_or_uncond"]):
         raise RuntimeError(
             "Another node calls the diffusion model with a prompt of its own (the old PerpNeg, for instance), so SAE "
-            "Eraser cannot tell which half of guidance that is. Take that node out, or set branch to both in all nodes "
-            "that erase or strengthen."
+            f"Eraser cannot tell which half of guidance that is. {TAKE_OUT}"
         )
     of_each = halves.images if halves else images // len(prompted)
     if images != of_each * len(prompted) and not (prompted == prompted[0]).all():
         raise RuntimeError(
             f"Another node calls the diffusion model for {images} pictures at once, where ComfyUI asks for both halves "
-            f"of guidance of {of_each}, so SAE Eraser cannot tell which of them read the prompt. Take that node out, "
-            "or set branch to both in all nodes that erase or strengthen."
+            f"of guidance of {of_each}, so SAE Eraser cannot tell which of them read the prompt. {TAKE_OUT}"
         )
 
 

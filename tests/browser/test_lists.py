@@ -86,6 +86,8 @@ def test_a_file_that_was_written_anew_is_remembered_after_a_run(comfy: ComfyPage
     for node in workflow["nodes"]:
         if node["type"] == "KSampler":
             node["widgets_values"][2] = 1
+        if node["type"] == "SaveImage":
+            node["widgets_values"] = ["anew"]
     comfy.open()
     comfy.load(workflow)
     before = erase_node(comfy.saved())["properties"]["sae_id"]

@@ -44,7 +44,7 @@ def fill_cache(
     """Writes every shard of this machine's share (part, parts) that is missing.
 
     sample(images) -> what these images of settings.images have; at most batch_size, never of two shards.
-    map_positions: those of whole maps at the hookpoints, which sample() may change.
+    map_positions: as Recorder has them, which sample() fills in.
     settings.images_per_shard does not matter: shards become about SHARD_BYTES large.
     Raises ValueError before anything is written if the disk cannot hold the share, and CacheError.
     """

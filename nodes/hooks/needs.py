@@ -62,8 +62,10 @@ class Need:
         latents = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         met = [half for levels, prompted in calls if self._acts_at(levels) for half in prompted.tolist()]
         if self.schedule and not met:
-            passes_over = sigmas.max() > self.sigma_start and sigmas.min() <= self.sigma_end
-            logging.log(*(logging.WARNING, NO_STEP) if passes_over else (logging.INFO, OUTSIDE))
+            if sigmas.max() > self.sigma_start and sigmas.min() <= self.sigma_end:
+                logging.warning(NO_STEP)
+            else:
+                logging.info(OUTSIDE)
         if met and all(met) and self.branch == "uncond":
             raise ValueError(UNPROMPTED_MISSING)
         return latents

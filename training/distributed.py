@@ -55,6 +55,15 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def gathered_filled_up(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    """The tensors [m] of all processes, [processes, the longest m], shorter ones filled up with this value."""
+    if processes() == 1:
+        return tensor[None]
+    longest = int(gathered(torch.tensor([len(tensor)], device=tensor.device)).max())
+    filled_up = torch.nn.functional.pad(tensor, (0, longest - len(tensor)), value=value)
+    return gathered(filled_up).view(processes(), longest)
+
+
 def as_first_says(numbers: dict[str, float]) -> dict[str, float]:
     """The first process's numbers, so that all decide alike by them."""
     if processes() == 1:

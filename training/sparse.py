@@ -6,6 +6,7 @@ others are sums over the few kept latents: of a vector's latents for the decoder
 gradients.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 from ..sae_ops.autoencoder import SparseAutoencoder
 from ..sae_ops.largest import ScreenedEncoder, bf16_linear, chosen_dots, largest
-from .distributed import gathered, processes, rank
+from .distributed import gathered_filled_up, processes, rank, summed
 
 
 class Kept(NamedTuple):
@@ -57,19 +58,35 @@ def kept_latents(sae: SparseAutoencoder, x: torch.Tensor, dtype: torch.dtype) ->
         return Kept(values.float().relu().flatten(), latents.flatten(), starts)
     if sae.config.activation != "batchtopk":
         return _above(F.linear(centred.float(), sae.W_enc, sae.b_enc), sae.threshold.clamp(min=0))
-    width = k
-    while True:  # until no vector has more latents above the threshold than were looked at
+    return _largest_of_batch(find, centred, k, n)
+
+
+def _largest_of_batch(find: Callable[..., tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor, k: int, n: int) -> Kept:
+    """The k * B largest of the n pre_acts each of B vectors, over all processes, which have equally many of them.
+
+    find(x, count=) -> the `count` largest of each vector. Those of which all that were found are among the largest of
+    the batch may have more, and are searched again for four times as many.
+    """
+    rows, width = torch.arange(len(x), device=x.device), k
+    settled: list[tuple[torch.Tensor, ...]] = []
+    while True:
         width = min(4 * width, n)
-        values, latents = find(centred, count=width)
-        everyone = gathered(values.flatten().float())
-        best = everyone.topk(k * len(everyone) // width, sorted=False)
-        if width == n or not gathered((values.amin(dim=1) > best.values.min())[:, None].float()).any():
+        values, latents = find(x[rows], count=width)
+        listed = rows[:, None].expand_as(latents), values.float(), latents
+        owners, values, latents = map(torch.cat, zip(*settled, [part.flatten() for part in listed], strict=True))
+        everyone = gathered_filled_up(values, -torch.inf)
+        best = everyone.flatten().topk(k * len(x) * processes(), sorted=False)
+        more = listed[1].amin(dim=1) > best.values.min()
+        if width == n or not summed(more.sum()):
             break
+        settled.append(tuple(part[~more].flatten() for part in listed))
+        rows = rows[more]
     chosen = torch.zeros_like(everyone, dtype=torch.bool)
-    chosen[best.indices] = True
-    chosen = chosen.view(processes(), *values.shape)[rank()]
-    counts = chosen.sum(dim=1)
-    return Kept(values[chosen].float().relu(), latents[chosen], counts.cumsum(0) - counts)
+    chosen.view(-1)[best.indices] = True
+    own = chosen[rank(), : len(values)].nonzero()[:, 0]
+    own = own[owners[own].argsort(stable=True)]
+    counts = torch.bincount(owners[own], minlength=len(x))
+    return Kept(values[own].relu(), latents[own], counts.cumsum(0) - counts)
 
 
 def _above(pre_acts: torch.Tensor, threshold: torch.Tensor) -> Kept:

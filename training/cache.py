@@ -2,8 +2,8 @@
 
     manifest.json              what is sampled, and into how many shards it goes; written with the first shard
     shard-00000.safetensors    for consecutive images "<hookpoint name>" [images, maps, positions, width] in the
-                               cache's storage (see storage.py) and "sigmas" fp32 [images, maps]; in its metadata
-                               of how many positions of a map at each hookpoint those that are kept were drawn
+                               cache's storage (see storage.py) and "sigmas" fp32 [images, maps]; where some of a
+                               map's positions are kept, in its metadata how many a whole map has
     shard-00000.json           its checksum, written last: a shard without one does not count
 
 A map is what one image has at one call of the model: [positions, width] at a hookpoint. Where both halves of guidance
@@ -270,14 +270,16 @@ class Cache:
         Raises CacheError if it does not say so.
         """
         _, positions, _ = self.shape(hookpoint)
+        if positions != self.settings.sampling.get("keep_positions"):
+            return positions
         with _opened(self.folder, self.shards[0]) as file:
             known = json.loads((file.metadata() or {}).get(MAP_POSITIONS, "{}"))
-        if hookpoint not in known and self.settings.sampling.get("keep_positions"):
+        if hookpoint not in known:
             raise CacheError(
                 f"{self.folder} does not say of how many positions its {positions} for each map were drawn "
                 "(keep_positions), which sparing look-alikes needs. Collect again under another name."
             )
-        return known.get(hookpoint, positions)
+        return known[hookpoint]
 
     def read(self, hookpoint: str, shard: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Maps first..last-1 of a shard, images after one another: as stored [maps, positions, width], and scales.

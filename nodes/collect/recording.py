@@ -29,7 +29,7 @@ class Recorder:
     def __init__(self, keep: Keep):
         self.keep = keep
         self.map_positions: dict[str, int] = {}
-        """How many positions whole maps have at the hookpoints; the most if calls differ."""
+        """How many positions whole maps have where keep_positions of them are kept; the most if calls differ."""
         self.start(range(0))
 
     def start(self, images: range) -> None:
@@ -85,8 +85,8 @@ class Recorder:
         sigmas.append(sigma)
         kept: torch.Tensor | None = None
         if self.keep.sigma_min <= sigma[0] and (self.keep.sigma_max == 0 or sigma[0] <= self.keep.sigma_max):
-            self.map_positions[key[0]] = max(positions, self.map_positions.get(key[0], 0))
-            if 0 < self.keep.keep_positions < positions:
+            if 0 < self.keep.keep_positions <= positions:
+                self.map_positions[key[0]] = max(positions, self.map_positions.get(key[0], 0))
                 drawn = [draw_positions(image, call, positions, self.keep.keep_positions) for image in self._images]
                 index = torch.stack(drawn).to(vectors.device)
                 vectors = torch.take_along_dim(vectors, index[..., None], dim=1)

@@ -80,7 +80,7 @@ def test_a_server_collects_what_the_options_say(small, base, prompts, capsys):
     )
     assert main(line) == 0
     folder = base / "output" / "sae_cache" / "options"
-    assert capsys.readouterr().out == f"{folder} is complete: 4 pictures, 25.8 kB.\n"
+    assert capsys.readouterr().out == f"{folder} is complete: 4 pictures, 25.9 kB.\n"
     cache = Cache(folder)
     assert cache.shape(UP) == (4, 6, 128)
     assert cache.settings.hooked == "residual"

@@ -68,7 +68,7 @@ def write_cache(
 ) -> Path:
     """Two shards; branch "both" keeps the maps without the prompts as well, keep so many positions of them."""
     half = -(-len(planted.images) // 2)
-    sampling = {"steps": STEPS, "branch": branch, "keep_positions": keep}
+    sampling = {"steps": STEPS, "branch": branch} | ({"keep_positions": keep} if keep else {})
     settings = CacheSettings("SD15", {HOOKPOINT: WIDTH}, "output", sampling, planted.images, images_per_shard=half)
     writer = CacheWriter(folder, settings)
     maps, sigmas = planted.maps, planted.sigmas

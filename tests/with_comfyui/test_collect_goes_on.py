@@ -112,11 +112,11 @@ def test_a_disk_that_fills_up_leaves_a_cache_that_goes_on(collect, monkeypatch):
     whole = contents(collect("whole"))
     save_file = cache_module.save_file
 
-    def full_at_the_second(tensors, path):
+    def full_at_the_second(tensors, path, metadata):
         if "00001" in path.name:
             path.write_bytes(b"as much as fits")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "save_file", full_at_the_second)

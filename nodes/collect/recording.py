@@ -81,10 +81,11 @@ class Recorder:
     def _record(self, key: tuple[str, bool], vectors: torch.Tensor, sigma: torch.Tensor) -> None:
         """One call at one hookpoint for one half: vectors [images, positions, width], sigma [images]."""
         sigmas = self._sigmas.setdefault(key, [])
-        call, positions = len(sigmas), vectors.shape[1]
+        call = len(sigmas)
         sigmas.append(sigma)
         kept: torch.Tensor | None = None
         if self.keep.sigma_min <= sigma[0] and (self.keep.sigma_max == 0 or sigma[0] <= self.keep.sigma_max):
+            positions = vectors.shape[1]
             if 0 < self.keep.keep_positions <= positions:
                 self.map_positions[key[0]] = max(positions, self.map_positions.get(key[0], 0))
                 drawn = [draw_positions(image, call, positions, self.keep.keep_positions) for image in self._images]

@@ -49,7 +49,8 @@ class Need:
     """It acts at noise levels between sigma_start and sigma_end, both included."""
     sigma_end: float
     schedule: tuple[float, ...] | None
-    """As of noise_schedule, that these are of; None if they are of any, or are not those of a node."""
+    """As of noise_schedule, that start_percent and end_percent of a node became these in; None if they hold in any, or
+    are a keyframe's."""
 
     def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Raises ValueError, before the run or after it."""

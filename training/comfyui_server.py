@@ -13,12 +13,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 GO_ON = "Run the same command again: it goes on where it was."
 ATTEMPTS = 3
 FIRST_POLL_SECONDS, POLL_SECONDS = 0.02, 0.5
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Without the proxies of the environment, which rarely reach a machine of one's own.
+
+Built here, once: Python can lose a Ctrl-C while it builds one (an int() in it that fails takes its place).
+"""
 
 
 class ComfyUIError(ValueError):
@@ -70,10 +76,8 @@ class ComfyUI:
             raise ComfyUIError(f"ComfyUI ended with status {status}. {GO_ON} Its last lines:\n" + "\n".join(lines))
 
     def _fetch(self, path: str, data: bytes | None) -> bytes:
-        # Without the proxies of the environment, which rarely reach a machine of one's own.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with opener.open(request, timeout=60) as answer:
+        with OPENER.open(request, timeout=60) as answer:
             return answer.read()
 
 
@@ -179,22 +183,30 @@ def run_graph(comfyui: ComfyUI, graph: dict, while_waiting: Callable[[], object]
     far it is. Ctrl-C takes the job out of ComfyUI too. Raises ComfyUIError if the graph is refused, fails, is
     interrupted or dropped.
     """
-    try:
-        prompt_id = comfyui.request("/prompt", {"prompt": graph})["prompt_id"]
-    except urllib.error.HTTPError as error:
-        raise ComfyUIError(f"ComfyUI refuses this: {_refusal(error.read())}") from error
-    try:
-        entry = _wait(comfyui, prompt_id, while_waiting)
-    except KeyboardInterrupt:
-        comfyui.request("/queue", {"delete": [prompt_id]})
-        comfyui.request("/interrupt", {"prompt_id": prompt_id})
-        raise
+    # Posted by a thread, whose answer is there to be read after Ctrl-C too: it names the job.
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(_post, comfyui, graph)
+        try:
+            entry = _wait(comfyui, posted.result(), while_waiting)
+        except KeyboardInterrupt:
+            prompt_id = posted.result()
+            comfyui.request("/queue", {"delete": [prompt_id]})
+            comfyui.request("/interrupt", {"prompt_id": prompt_id})
+            raise
     for kind, facts in entry["status"]["messages"]:
         if kind == "execution_error":
             raise ComfyUIError(f"{facts['node_type']}: {facts['exception_message'].strip()}")
         if kind == "execution_interrupted":
             raise ComfyUIError(f"The run was interrupted in ComfyUI. {GO_ON}")
     return entry
+
+
+def _post(comfyui: ComfyUI, graph: dict) -> str:
+    """The id of the job that ComfyUI makes of the graph. Raises ComfyUIError if it refuses."""
+    try:
+        return comfyui.request("/prompt", {"prompt": graph})["prompt_id"]
+    except urllib.error.HTTPError as error:
+        raise ComfyUIError(f"ComfyUI refuses this: {_refusal(error.read())}") from error
 
 
 def _wait(comfyui: ComfyUI, prompt_id: str, while_waiting: Callable[[], object]) -> dict:

@@ -225,6 +225,23 @@ def test_commands_wait_for_their_turn(small, base, prompts, capsys):
     assert not (caches / "long").exists() and not (caches / "unwanted").exists()
 
 
+def test_ctrl_c_before_comfyui_has_answered_ends_the_job_too(small, base, prompts, monkeypatch, capsys):
+    request = ComfyUI.request
+
+    def stopped(comfyui: ComfyUI, path: str, body: dict | None = None) -> dict:
+        answer = request(comfyui, path, body)
+        if path == "/prompt":
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.1)
+        return answer
+
+    monkeypatch.setattr(ComfyUI, "request", stopped)
+    assert main(command(prompts, "unanswered", "--server", small.url, steps=1000)) == 1
+    assert "Stopped. Run the same command again" in capsys.readouterr().err
+    wait_for(lambda: not any(small.request("/queue").values()))
+    assert not (base / "output" / "sae_cache" / "unanswered").exists()
+
+
 @pytest.fixture(scope="module")
 def whole(small, base, prompts) -> dict[str, bytes]:
     """What 60 pictures are that were collected in one go, in 20 shards."""

@@ -40,7 +40,8 @@ function rebuildList(node, file, concept) {
   const { widget } = app.widgets[LIST](node, "sae", [type, { ...settings, options }], app);
   const added = node.widgets.splice(node.widgets.indexOf(widget));
   node.widgets.splice(place, 0, ...added);
-  widget.options.values = installed; // so that ComfyUI reports a file that is not among them as missing
+  // The old object, since that is what Nodes 2.0 draws; ComfyUI reports a file that is not among these as missing.
+  widget.options = Object.assign(old.options, { values: installed });
   widget.tooltip = old.tooltip;
   widget.label = old.label; // translated
   widget.value = file;
@@ -86,9 +87,16 @@ function chooseNone(node, file) {
   warn("A concept is missing", `${node.title}: choose a concept of '${file}' from its list.`);
 }
 
-/** Shows it for half a minute: the same corner has ComfyUI's own errors. */
-const warn = (summary, detail) =>
-  app.extensionManager.toast.add({ severity: "warn", summary, detail, life: 30_000 });
+const MILLISECONDS_SHOWN = 30_000; // the same corner has ComfyUI's own errors
+const shown = new Set();
+
+/** Not again while it is there: undo and a change of tabs configure all nodes anew. */
+function warn(summary, detail) {
+  if (shown.has(detail)) return;
+  shown.add(detail);
+  setTimeout(() => shown.delete(detail), MILLISECONDS_SHOWN);
+  app.extensionManager.toast.add({ severity: "warn", summary, detail, life: MILLISECONDS_SHOWN });
+}
 
 /** Says so if the workflow was made with another file of the same name, or if the file lacks the concept. */
 function compareFiles(node, properties) {

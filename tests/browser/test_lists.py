@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from browser.comfy_page import ComfyPage
+from browser.comfy_page import WIDGETS, ComfyPage
 from checkout import ROOT
 from sae_eraser.sae_ops.file import load_sae, save_sae
 from shapecanvas.concepts import OBJECTS, STYLES
@@ -60,6 +60,27 @@ def test_concepts_follow_the_file_and_a_new_file_is_seen_after_r(comfy: ComfyPag
     assert saved["widgets_values"][:3] == ["new.safetensors", "heart", 1]
     models = saved["properties"]["models"]
     assert models == [{"name": "new.safetensors", "url": URL + "new.safetensors", "directory": "sae"}]
+
+
+def test_in_nodes_2_0_a_new_file_is_seen_after_r(comfy: ComfyPage, workflow, models):
+    """In the list that is drawn, and that can be chosen from."""
+    erase_node(workflow)["widgets_values"][:2] = ["gone.safetensors", "heart"]
+    comfy.open(**{"Comfy.VueNodes.Enabled": True})
+    comfy.load(workflow)
+    models("gone.safetensors", of=OBJECTS_FILE)
+    models("new.safetensors", of=STYLES_FILE)
+    comfy.press_r()
+    files = comfy.page.get_by_role("combobox", name="sae", exact=True)
+    files.click()
+    entries = comfy.page.get_by_role("option")
+    entries.first.wait_for()
+    assert sorted(entries.all_inner_texts()) == sorted(
+        ["gone.safetensors", "new.safetensors", OBJECTS_FILE, STYLES_FILE]
+    )
+    comfy.screenshot("list")
+    entries.get_by_text("new.safetensors").click()
+    comfy.wait_for(f"({WIDGETS})('{ERASE}').some(([name, value]) => name === 'sae' && value === 'new.safetensors')")
+    assert comfy.widgets(ERASE)["sae.concept"] in STYLES
 
 
 def test_another_file_with_the_same_concepts_keeps_the_one_that_is_chosen(comfy: ComfyPage, workflow, models):
@@ -181,6 +202,9 @@ def test_a_concept_that_the_file_lacks_is_named(comfy: ComfyPage, workflow):
     comfy.load(workflow)
     comfy.page.get_by_text("'sae_shapecanvas_objects.safetensors' has no concept 'dragon'").wait_for()
     comfy.screenshot("named")
+    for _ in range(2):  # as undo does
+        comfy.load(comfy.saved())
+    assert comfy.page.get_by_text("has no concept 'dragon'").count() == 1
     assert erase_node(comfy.saved())["widgets_values"] == node["widgets_values"]
     comfy.run()
     comfy.page.get_by_text("Invalid input").first.wait_for()

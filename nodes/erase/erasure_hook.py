@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...sae_ops.erasure import Erasure
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import KEY, BlockHook, HookedModel, get_hooks, note_every_call
+from ..hooks.block_hooks import KEY, HookedModel, Hooks, note_every_call
 from ..hooks.needs import CALLS, Need
 from ..hooks.places import note_sampled
 from .erasing import add_erasures, resolve_sae, whole_encoder
@@ -26,7 +26,7 @@ class ErasureHook(TransformerOptionsHook):
 
     def __init__(self):
         super().__init__(hook_scope=EnumHookScope.HookedOnly)
-        self._last: tuple[tuple[tuple[BlockHook, ...], float], tuple[BlockHook, ...]] | None = None
+        self._last: tuple[tuple[Hooks, float], Hooks] | None = None
 
     def clone(self) -> "ErasureHook":
         clone = super().clone()
@@ -66,12 +66,20 @@ class ErasureHook(TransformerOptionsHook):
         if strength == 0:
             return
         wrappers = transformer_options.setdefault("wrappers", {}).setdefault(WrappersMP.APPLY_MODEL, {})
-        before = wrappers[KEY][0].hooks if KEY in wrappers else get_hooks(model)  # by another such hook, or the model's
+        earlier = wrappers[KEY][0].added if KEY in wrappers else None  # of another such hook
+
+        def added(hooks: Hooks) -> Hooks:
+            return self._added(earlier(hooks) if earlier else hooks, model, strength)
+
+        wrappers[KEY] = [HookedModel((), added)]
+
+    def _added(self, before: Hooks, model: ModelPatcher, strength: float) -> Hooks:
+        """The hooks with this erasure, the same as the last time if nothing else is asked for."""
         if self._last is None or self._last[0] != (before, strength):
             erasure = replace(self.erasure, strength=self.erasure.strength * strength)
             hooks = add_erasures(before, resolve_sae(model, self.sae), self.sae, (erasure,))
             self._last = (before, strength), hooks
-        wrappers[KEY] = [HookedModel(self._last[1])]
+        return self._last[1]
 
 
 def erasure_hook(sae: LoadedSAE, erasure: Erasure) -> ErasureHook:

@@ -52,6 +52,9 @@ class BlockHook:
             )
 
 
+Hooks = tuple[BlockHook, ...]
+
+
 def resolve_hookpoint(model: ModelPatcher, name: str) -> Hookpoint:
     """The hookpoint of this name in the user's model. Raises HookpointError."""
     return find_hookpoint(model.model.diffusion_model, name)
@@ -91,11 +94,15 @@ def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatche
 class HookedModel:
     """Wraps ComfyUI's call of the model and hooks blocks of the diffusion model for the time of the call.
 
-    Of several around one call only the outermost acts: that of a prompt (see ErasureHook), which has the model's hooks.
+    Of several around one call only the outermost acts: that of a prompt (see ErasureHook), which adds to the model's.
     """
 
-    def __init__(self, hooks: tuple[BlockHook, ...]):
-        self.hooks = hooks
+    def __init__(self, hooks: tuple[BlockHook, ...], added: Callable[[Hooks], Hooks] | None = None):
+        """added: for a prompt's, from the hooks of the model to those that act in calls for the prompt.
+
+        That model need not be the one that is called: the first of a guider has the others draw what is on it.
+        """
+        self.hooks, self.added = hooks, added
         self._runs = 0
 
     def sample(self, executor, *args, **kwargs):
@@ -122,6 +129,9 @@ class HookedModel:
             return executor(x, *args, **kwargs)
         sigmas = options["sigmas"].to("cpu", torch.float32).flatten()  # here a GPU has least to do that is waited for
         prompted, hooks = are_prompted(options), self.hooks
+        if self.added:
+            within = (own.hooks for own in executor.wrappers[executor.idx + 1 :] if isinstance(own, HookedModel))
+            hooks = self.added(next(within, ()))
         note_call(options, sigmas, prompted)
         if any(hook.reads_halves for hook in hooks):
             check_images(len(x), options, prompted)

@@ -1,13 +1,17 @@
 """Every way in which ComfyUI lays out cond and uncond in a batch."""
 
+import functools
+
 import comfy.model_management
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import CFGOverride, DualModelGuider
 from comfy_extras.nodes_perpneg import PerpNeg
 
+from shapecanvas.world import open_world
 from with_comfyui.random_files import MID, UP
 from with_comfyui.sampling import differs, encode, erase, sample_by, split_guidance, with_probe
+from with_comfyui.test_erase_hook import hook, with_hooks_set
 
 
 @pytest.fixture
@@ -165,6 +169,19 @@ def test_erasing_before_a_guiders_second_model_alone_is_refused(world, model):
     erased = erase(model)
     assert differs(by_two(erased, model), by_two(model, model))
     assert torch.equal(by_two(erased, erased), by_two(erased, model))
+
+
+def test_a_hook_on_a_prompt_of_a_guiders_second_model_adds_to_the_first_models_erasures(world, model):
+    other = open_world().model
+    star, ring = (encode(world.clip, f"a {name} in neon style") for name in ("star", "ring"))
+
+    def draw(first, *hooked: str):
+        prompt = with_hooks_set(ring, functools.reduce(lambda before, name: hook(name, before=before), hooked, None))
+        return sample_by(DualModelGuider.execute(first, star, 3.0, other, prompt).result[0], steps=2)
+
+    expected = draw(erase(model, branch="cond"), "disc", "wavy")
+    assert torch.equal(draw(erase(model), "wavy"), expected)
+    assert differs(draw(erase(model, branch="cond"), "wavy"), expected)
 
 
 @pytest.mark.parametrize("branch", ["both", "cond", "uncond"])

@@ -19,19 +19,21 @@ class Place:
     """The same, filled up at its bottom and right to whole patches of a transformer."""
     corners: tuple[tuple[int, int], ...]
     """Top and left of the cut-out, for every chunk of the batch."""
-    images: int
-    """Pictures in a chunk, which are all that are sampled at once."""
+    pictures: int
+    """All that are sampled at once."""
+    chunk: tuple[int, ...]
+    """Which of them are in every chunk of the batch, in this order."""
 
 
 def mask_weights(mask: torch.Tensor, place: Place, sizes: tuple[int, ...]) -> torch.Tensor:
-    """The share of every position that is masked: fp32 [chunks * images, positions], in 0 to 1.
+    """The share of every position that is masked: fp32 [chunks * pictures in a chunk, positions], in 0 to 1.
 
     mask [masks, height, width] covers the whole picture, whatever its size; sizes are (frames,) height and width of
     the map. Raises ValueError if there are neither one mask nor as many as pictures, or if the map is no picture.
     """
-    if len(mask) not in (1, place.images):
+    if len(mask) not in (1, place.pictures):
         raise ValueError(
-            f"The mask is a batch of {len(mask)}, but {place.images} pictures are sampled at once. Give one mask for "
+            f"The mask is a batch of {len(mask)}, but {place.pictures} pictures are sampled at once. Give one mask for "
             "all of them, or one for each."
         )
     *frames, rows, columns = sizes
@@ -41,9 +43,10 @@ def mask_weights(mask: torch.Tensor, place: Place, sizes: tuple[int, ...]) -> to
             "the mask out, or nodes that add pictures to go by, or merge or drop tokens."
         )
     height, width = place.cutout
-    latents = F.adaptive_avg_pool2d(mask, place.picture)
+    own = mask if len(mask) == 1 else mask[list(place.chunk)]
+    latents = F.adaptive_avg_pool2d(own, place.picture)
     cutouts = torch.stack([latents[:, top : top + height, left : left + width] for top, left in place.corners])
-    cutouts = cutouts.expand(-1, place.images, -1, -1).flatten(0, 1)
+    cutouts = cutouts.expand(-1, len(place.chunk), -1, -1).flatten(0, 1)
     filled_up = (0, place.covered[1] - width, 0, place.covered[0] - height)
     weights = F.adaptive_avg_pool2d(F.pad(cutouts, filled_up, mode="replicate"), (rows, columns))
     return weights.flatten(1).repeat(1, math.prod(frames))

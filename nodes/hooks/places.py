@@ -45,8 +45,9 @@ def find_place(x: torch.Tensor, options: dict, diffusion_model: torch.nn.Module)
             "workflow, or take the mask out."
         )
     areas = [_area(sampled, uuid) for uuid in options["uuids"]]
+    pictures, chunk = _pictures(sampled, window)
     height, width = x.shape[-2:]
-    if len(x) != len(areas) * sampled.images or any(size != (height, width) for size, _ in areas):
+    if len(x) != len(areas) * len(chunk) or any(size != (height, width) for size, _ in areas):
         raise RuntimeError(
             f"The model is called with {len(x)} latents of {height} x {width}, not with the picture of "
             f"{' x '.join(map(str, sampled.size[-2:]))} or an area of it, so a mask cannot be laid on it. Take the "
@@ -55,7 +56,15 @@ def find_place(x: torch.Tensor, options: dict, diffusion_model: torch.nn.Module)
     rows, columns = patch_sides(diffusion_model, sampled.size)[-2:]
     covered = (-(-height // rows) * rows, -(-width // columns) * columns)
     corners = tuple(corner for _, corner in areas)
-    return Place((sampled.size[-2], sampled.size[-1]), (height, width), covered, corners, sampled.images)
+    return Place((sampled.size[-2], sampled.size[-1]), (height, width), covered, corners, pictures, chunk)
+
+
+def _pictures(sampled: Sampled, window) -> tuple[int, tuple[int, ...]]:
+    """How many there are, and which of them are in the call: all, or those of a context window of the batch."""
+    if not window or window.dim != 0:
+        return sampled.images, tuple(range(sampled.images))
+    anchor = getattr(window, "causal_anchor_index", None)
+    return window.total_frames, (*([] if anchor is None else [anchor]), *window.index_list)
 
 
 def _area(sampled: Sampled, uuid) -> tuple[tuple[int, int], tuple[int, int]]:

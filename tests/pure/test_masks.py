@@ -15,7 +15,7 @@ SIGMA, IS_COND = torch.tensor([0.3, 1.0]), torch.tensor([True, True])
 
 def whole(height: int, width: int, images: int = 1, chunks: int = 1, patch: int = 1) -> Place:
     covered = (-(-height // patch) * patch, -(-width // patch) * patch)
-    return Place((height, width), (height, width), covered, ((0, 0),) * chunks, images)
+    return Place((height, width), (height, width), covered, ((0, 0),) * chunks, images, tuple(range(images)))
 
 
 def left_half(height: int, width: int) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_another_number_of_masks_than_of_pictures_is_refused(masks, images):
 
 def test_a_cut_out_has_its_own_part_of_the_mask():
     mask = torch.arange(32.0).reshape(1, 4, 8) / 32
-    place = Place((4, 8), (2, 4), (2, 4), ((0, 0), (2, 4)), 1)
+    place = Place((4, 8), (2, 4), (2, 4), ((0, 0), (2, 4)), 1, (0,))
     weights = mask_weights(mask, place, (2, 4)).reshape(2, 2, 4)
     assert torch.equal(weights, torch.stack([mask[0, :2, :4], mask[0, 2:, 4:]]))
 

@@ -158,3 +158,16 @@ def test_context_windows_of_a_picture_take_no_mask(model, sample):
     with pytest.raises(RuntimeError, match="Context windows cut the picture.*take the mask out"):
         sample(in_windows(masked(model, left_half()), 8, dim=3), size=(8, 16))
     assert differs(sample(in_windows(masked(model, left_half()), 2, dim=0), images=4), sample(model, images=4))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_context_windows_of_a_batch_have_the_masks_of_their_pictures(model, sample, causal):
+    left, right = left_half(), 1 - left_half()
+    each = torch.cat([left, right, right, left])
+    drawn = sample(in_windows(masked(model, each), 2, dim=0, causal=causal), images=4)
+    for picture, mask in enumerate((left, right, right, left)):
+        expected = sample(in_windows(masked(model, mask), 2, dim=0, causal=causal), images=4)[picture]
+        assert torch.equal(drawn[picture], expected)
+    assert differs(drawn[1], sample(in_windows(masked(model, left), 2, dim=0, causal=causal), images=4)[1])
+    with pytest.raises(ValueError, match="batch of 2, but 4 pictures"):
+        sample(in_windows(masked(model, each[:2]), 2, dim=0, causal=causal), images=4)

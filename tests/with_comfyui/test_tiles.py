@@ -33,11 +33,11 @@ def tiled(model, order, calls: list):
     return clone
 
 
-def in_windows(model, length: int, dim: int):
+def in_windows(model, length: int, dim: int, causal: bool = False):
     """A clone that ComfyUI's context windows sample in parts of this length in one direction of the latents."""
     window = {"context_length": length, "context_overlap": 0, "context_stride": 1, "dim": dim}
     how = {"context_schedule": "standard_static", "closed_loop": False, "fuse_method": "flat", "freenoise": False}
-    return ContextWindowsManualNode.execute(model, **window, **how, causal_window_fix=False).result[0]
+    return ContextWindowsManualNode.execute(model, **window, **how, causal_window_fix=causal).result[0]
 
 
 def test_each_tile_is_erased_as_it_is_alone(model, sample):

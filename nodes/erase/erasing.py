@@ -70,13 +70,17 @@ def _load_encoder(autoencoder: SparseAutoencoder) -> ModelPatcher:
 
 
 def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -> tuple[float, float]:
-    """Start and end of sampling (0 to 1) as noise levels. Raises ValueError if the start is not before the end."""
+    """Start and end of sampling (0 to 1) as noise levels, which fp32 can hold as a sampler's can.
+
+    Raises ValueError if the start is not before the end.
+    """
     if start_percent >= end_percent:
         raise ValueError(f"start_percent ({start_percent}) must be smaller than end_percent ({end_percent}).")
     sampling = model.get_model_object("model_sampling")
     start, end = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
     start = start if start_percent > 0 else math.inf  # rounding puts some first steps above the model's highest
-    return start, end if end_percent < 1 else 0.0
+    start, end = torch.tensor([start, end if end_percent < 1 else 0.0]).tolist()
+    return start, end
 
 
 def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:

@@ -6,7 +6,10 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
+from sae_eraser.nodes.erase.erasing import sigma_range
 from sae_eraser.nodes.hooks.block_hooks import BlockHook, get_hooks, resolve_hookpoint, with_hooks
+from sae_eraser.nodes.locate.exchanging import Exchange
+from sae_eraser.sae_ops.erasure import PAPER_COMPAT
 from with_comfyui.random_files import UP
 from with_comfyui.sampling import differs, encode, erase, sample_within_a_sampling
 
@@ -48,6 +51,21 @@ def test_the_first_step_of_a_flow_model_is_erased(model, shift):
     (hook,) = get_hooks(erase(flow(model, shift), mode="ablate"))
     x = torch.randn(1, 128, 4, 4, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(hook.function(x, first[None], torch.tensor([True])), x)
+
+
+@pytest.mark.parametrize("percent", [0.25, 0.35, 0.4, 0.6, 0.9, 0.95])
+def test_a_step_at_a_boundary_is_within_it_for_everything_that_asks(model, percent):
+    """ComfyUI computes the boundary of a flow model in double precision, but a step's noise level is fp32."""
+    patched, is_cond = flow(model, 1.0), torch.tensor([True])
+    step = torch.tensor([patched.get_model_object("model_sampling").percent_to_sigma(percent)], dtype=torch.float32)
+    x = 10 * torch.randn(1, 128, 4, 4, generator=torch.Generator().manual_seed(0))
+    for part in ({"start": percent}, {"end": percent}):
+        for mode in ("ablate", PAPER_COMPAT):
+            (hook,) = get_hooks(erase(patched, mode=mode, **part))
+            assert not torch.equal(hook.function(x, step, is_cond), x)
+        exchange = Exchange(*sigma_range(patched, part.get("start", 0.0), part.get("end", 1.0)))
+        exchange(x.expand(4, -1, -1, -1), step.expand(4), is_cond.expand(4))
+        assert exchange.sigmas == step.tolist()
 
 
 def test_a_part_of_the_sampling_in_which_no_step_lies_is_noted(comfyui, world, model, sample, caplog):

@@ -146,8 +146,9 @@ class Watch:
 
 
 def _is_same(made: torch.Tensor, latents: torch.Tensor) -> bool:
-    """Whether these are what was made, whose precision they may have lost."""
-    return made.shape == latents.shape and torch.equal(made.to(latents.dtype), latents)
+    """Whether these are what was made, whose precision they may have lost. NaN is the same as NaN."""
+    same = made.shape == latents.shape
+    return same and torch.allclose(made.to(latents.dtype), latents, rtol=0, atol=0, equal_nan=True)
 
 
 def watch(model: ModelPatcher, sae: LoadedSAE) -> tuple[ModelPatcher, Watch]:

@@ -108,3 +108,11 @@ def test_nan_is_no_score(seen):
             score(objects, latent, "star")
     finally:
         run.z[0, 0, 0].fill_(0)
+
+
+def test_a_model_that_draws_nan_is_named(world, sample):
+    broken = world.model.clone()
+    broken.add_patches({"diffusion_model.out.2.bias": (torch.full((16,), torch.nan),)})
+    model, watch = watched(broken, OBJECTS_SAE)
+    with pytest.raises(ValueError, match="the model has drawn NaN"):
+        score(watch, {"samples": sample(model, steps=2)}, "star")

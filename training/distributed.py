@@ -11,7 +11,8 @@ def start() -> None:
     if "WORLD_SIZE" in os.environ and not torch.distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(device())
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # gloo beside nccl: a new SAE is made on the CPU, from what all have seen of the data
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def stop() -> None:

@@ -12,6 +12,7 @@ from checkout import ROOT
 from pure.planted import HOOKPOINT, WIDTH, plant
 from pure.two_processes import complaint, first_latents, first_step, in_two_processes, training
 from sae_eraser.sae_ops.file import load_sae, read_header
+from sae_eraser.training import distributed
 from sae_eraser.training.cache import CacheSettings, CacheWriter
 
 OPTIONS = ("--latents", "32", "--k", "2", "--unsupervised-steps", "8", "--supervised-steps", "8", "--vectors", "512")
@@ -31,6 +32,18 @@ def cache(tmp_path_factory) -> Path:
     damaged[-3000:] = bytes(3000)
     (folder / "shard-00002.safetensors").write_bytes(damaged)
     return folder
+
+
+def test_on_gpus_what_is_on_the_cpu_is_summed_too(monkeypatch):
+    """As the vectors are of which a new SAE is made; no GPU is needed to see that nccl alone would not do that."""
+    started = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", started.append)
+    distributed.start()
+    backends = torch.distributed.distributed_c10d.BackendConfig(started[0]).get_device_backend_map()
+    assert backends == {"cpu": "gloo", "cuda": "nccl"}
 
 
 @pytest.mark.parametrize("activation, k, loud", [("topk", 3, 0), ("batchtopk", 3, 1), ("batchtopk", 1, 4)])

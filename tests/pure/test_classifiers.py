@@ -98,6 +98,12 @@ def test_labels_that_the_classifier_does_not_know(brightness):
         check_classifier(classifier, {"mood": ["calm"]}, 8, 8)
 
 
+def test_one_class_alone_would_be_seen_in_every_picture(brightness):
+    classifier = open_classifier(f"{brightness}:one_row", {}, {})
+    with pytest.raises(ClassifierError, match="no class but 'white' in its group 'shade', so it sees that in every"):
+        check_classifier(classifier, {"shade": ["white"]}, 8, 8)
+
+
 def write_network(folder, saved_as=save_file, name="mobilenet_v3_small"):
     """A torchvision network of random weights for objects, and its JSON."""
     import torchvision

@@ -75,6 +75,31 @@ def test_settings_that_comfyui_refused_can_be_put_right(tmp_path):
     assert json.loads((tmp_path / "sampling.json").read_text())["erasing"] == {"mode": "scale"}
 
 
+def test_another_checkpoint_is_noticed_if_the_sae_has_its_name(tmp_path):
+    sizes = {"checkpoints": 1, "sae": 1}
+
+    def files(path: str) -> list:
+        folder = path.rpartition("/")[2]
+        return [{"name": "mine", "size": sizes[folder], "modified": 0}]
+
+    comfyui = mock.Mock(request=files)
+    sampling = Sampling("mine", "mine", [LabelledPrompt("a star", {})], 0, 4, {}, {})
+    keep_settings(comfyui, tmp_path, sampling)
+    picture = picture_files(tmp_path, sampling, ORIGINAL)[0]
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    sizes["sae"] = 2
+    keep_settings(comfyui, tmp_path, sampling)
+    sizes["checkpoints"] = 2
+    with pytest.raises(ValueError, match="sampled with other settings .file mine."):
+        keep_settings(comfyui, tmp_path, sampling)
+
+
+def test_a_long_name_fits_into_a_file_system():
+    long, too = Setting("a" * 300, 1.0).name, Setting("a" * 299 + "b", 1.0).name
+    assert len(long) < 100 and long != too
+
+
 def test_a_name_that_concept_guard_would_cut_in_two_is_refused_before_anything_is_sampled(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a bar at night", "artist": ["Hopper, Edward"]}')
     (tmp_path / "judge.py").write_text("judge = print")

@@ -93,6 +93,12 @@ def check_classifier(classifier: Classifier, labels: dict[str, list[str]], heigh
                 f"The classifier {classifier.name} has no class '{unknown[0]}' in its group '{group}'; it has "
                 f"{', '.join(classes[group])}. Use the same names in the prompts."
             )
+        if len(classes[group]) == 1:
+            raise ClassifierError(
+                f"The classifier {classifier.name} has no class but '{names[0]}' in its group '{group}', so it sees "
+                "that in every picture. Give it one for what else there is; CLIP has the labels of the prompts, so "
+                "label in this group what the other prompts show."
+            )
     return having_answered(classifier, answer)
 
 

@@ -19,6 +19,8 @@ from ..comfyui_server import GO_ON, ComfyUI, ComfyUIError, run_graph
 from ..prompts import LabelledPrompt
 
 SAMPLE, ERASE, GUARD = "SAEEraser_SamplePrompts", "SAEEraser_EraseConcept", "SAEEraser_ConceptGuard"
+LONGEST_NAME = 80
+"""Letters of a concept that its folder is called by."""
 WITHHELD = "withheld"
 """Noted in the files of pictures that Concept Guard has blackened."""
 
@@ -36,7 +38,7 @@ class Setting:
         """Of a folder, on any file system."""
         if self.concept is None:
             return "original"
-        name = re.sub(r"[^a-z0-9-]", "_", self.concept.lower())
+        name = re.sub(r"[^a-z0-9-]", "_", self.concept.lower())[:LONGEST_NAME]
         if name != self.concept:
             name += "-" + hashlib.sha256(self.concept.encode()).hexdigest()[:6]
         return f"{name} at {self.strength:g}"

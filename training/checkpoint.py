@@ -24,19 +24,26 @@ class Checkpoints:
         self._fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         if restart:
             self.remove()
-        known = folder / "settings.sha256"
+        self._refuse_others()
+
+    def _refuse_others(self) -> None:
+        known = self.folder / "settings.sha256"
         if self._paths() and not (known.exists() and known.read_text() == self._fingerprint):
             raise ValueError(
-                f"{folder} holds an unfinished training with other settings or another cache. Use the same "
+                f"{self.folder} holds an unfinished training with other settings or another cache. Use the same "
                 "settings to go on with it, --restart to begin anew, or another --out."
             )
 
     def save(self, number: int, state: dict) -> None:
-        """number rises from one checkpoint to the next."""
+        """number rises from one checkpoint to the next.
+
+        Raises ValueError if another training, which began when there was none yet, has saved here.
+        """
+        self._refuse_others()
         write_atomically(self.folder / "settings.sha256", lambda part: part.write_text(self._fingerprint))
         write_atomically(self.folder / f"{number:09d}.pt", lambda part: torch.save(state, part))
         for path in self._paths()[:-2]:
-            path.unlink()
+            path.unlink(missing_ok=True)  # the same training may have been started twice
 
     def load(self) -> dict | None:
         """The last one that can be read, or None."""

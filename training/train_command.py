@@ -95,8 +95,9 @@ def add_command(commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Raises ValueError or OSError if something is wrong with what was asked for."""
     distributed.start()
+    speaks = distributed.rank() == 0
     try:
-        _run(options)
+        made = _train(options, speaks)
     except RuntimeError as error:
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         if not on_gpu and "DefaultCPUAllocator" not in str(error):  # torch has no class of its own for that
@@ -109,10 +110,14 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("Stopped. Run the same command again: it goes on at its last checkpoint.") from None
     finally:
         distributed.stop()
+    if speaks:
+        try:
+            _report(options, made)
+        except KeyboardInterrupt:
+            raise ValueError(f"Stopped. {options.out} is made, but what shows how it was trained is not.") from None
 
 
-def _run(options: argparse.Namespace) -> None:
-    speaks = distributed.rank() == 0
+def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:
     cache = Cache(options.cache, options.skip_bad_shards)
     orders = _orders(options, cache)
     config = TrainingConfig(**{name: getattr(options, name) for name in OPTIONS})
@@ -123,7 +128,7 @@ def _run(options: argparse.Namespace) -> None:
         _summary_writer()
     with contextlib.closing(PROGRESS[options.progress](speaks)) as progress:
         _verify(cache, progress, speaks)
-        made = build_saes(
+        return build_saes(
             plan,
             memory=int(options.memory * 2**30),
             checkpoints=out.with_name(out.name.removesuffix(".safetensors") + ".training"),
@@ -131,8 +136,9 @@ def _run(options: argparse.Namespace) -> None:
             restart=options.restart,
             progress=progress.show,
         )
-    if not speaks:
-        return
+
+
+def _report(options: argparse.Namespace, made: list[Made]) -> None:
     for sae in made:
         show(sae.out)
     if best := recommendation(made):

@@ -87,6 +87,16 @@ def test_those_of_other_settings_are_refused_until_they_are_forgotten(tmp_path):
     assert fresh.load() is None
 
 
+def test_of_two_trainings_that_begin_in_one_folder_only_the_first_to_save_goes_on(tmp_path):
+    first, second = (Checkpoints(tmp_path / "x.training", SETTINGS | {"seed": seed}) for seed in (1, 2))
+    first.save(1, {"of": "first"})
+    with pytest.raises(ValueError, match="other settings or another cache.*another --out"):
+        second.save(2, {"of": "second"})
+    first.save(3, {"of": "first"})
+    assert first.load() == {"of": "first"}
+    assert names(tmp_path / "x.training") == ["000000001.pt", "000000003.pt", "settings.sha256"]
+
+
 @pytest.mark.parametrize("deleted", [1, 2])
 def test_what_a_stop_while_they_are_removed_leaves_is_not_read_by_another_training(tmp_path, monkeypatch, deleted):
     folder, listed, unlink, calls = tmp_path / "x.training", Path.iterdir, Path.unlink, []

@@ -293,6 +293,17 @@ def test_ctrl_c(cache, capsys, out, monkeypatch):
     assert message == "sae-eraser: Stopped. Run the same command again: it goes on at its last checkpoint.\n"
 
 
+def test_ctrl_c_when_the_sae_is_made(cache, capsys, out, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_command, "write_report", stopped)
+    assert train(cache, out, *QUICK) == 1
+    message = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert message == f"sae-eraser: Stopped. {out} is made, but what shows how it was trained is not.\n"
+    assert out.is_file()
+
+
 def test_the_same_number_twice_is_one_sae(cache, out, capsys):
     assert train(cache, out, *QUICK, "--k", "2", "2") == 0
     assert out.is_file()

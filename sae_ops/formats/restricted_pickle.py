@@ -47,7 +47,7 @@ def read_pickle(path: Path) -> Any:
             if file.read(4) == ZIP:
                 return read_torch_file(path)
             file.seek(0)
-            _refuse_empty_memos(file, path.stat().st_size)
+            _refuse_what_takes_memory(file, path.stat().st_size)
             file.seek(0)
             value = _PlainUnpickler(file).load()
     except SAEFileError:
@@ -58,9 +58,14 @@ def read_pickle(path: Path) -> Any:
     return read_torch_file(path) if of_torch else value
 
 
-def _refuse_empty_memos(file: BinaryIO, size: int) -> None:
-    """A pickle numbers what it says twice. It may begin with any number, for which Python then takes memory."""
+def _refuse_what_takes_memory(file: BinaryIO, size: int) -> None:
+    """A pickle numbers what it says twice. It may begin with any number, for which Python then takes memory.
+
+    And it may give an object another state than it was made with: a tensor is then as large as that says.
+    """
     for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "BUILD":
+            raise pickle.UnpicklingError("it gives an object another state")
         if "PUT" in opcode.name and int(argument or 0) > size:
             raise pickle.UnpicklingError(f"it counts to {argument}, further than it is long")
 

@@ -183,6 +183,16 @@ def test_a_pickle_that_counts_further_than_it_is_long_is_refused(tmp_path):
         read_pickle(tmp_path / "count.pkl")
 
 
+def test_a_tensor_that_is_given_a_larger_state_is_refused(tmp_path):
+    """It would be as large as the state says, of whatever was in memory there."""
+    storage = torch.ones(2)._typed_storage()
+    rebuilt, state = (0, (2,), (1,), False, collections.OrderedDict()), (storage, 0, (1000,), (1,))
+    grown = Call(torch._utils._rebuild_tensor_v2, storage, *rebuilt, state=state)
+    (tmp_path / "grown.pkl").write_bytes(pickle.dumps(grown))
+    with pytest.raises(SAEFileError, match="it gives an object another state.*Nothing of it was run"):
+        read_pickle(tmp_path / "grown.pkl")
+
+
 def test_a_tensor_alone_is_read(tmp_path):
     (tmp_path / "tensor.pkl").write_bytes(pickle.dumps(torch.arange(3)))
     assert read_pickle(tmp_path / "tensor.pkl").tolist() == [0, 1, 2]

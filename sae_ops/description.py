@@ -58,7 +58,8 @@ def describe(path: Path, header: SAEHeader) -> str:
         lines.append(
             f"May erase little: {', '.join(weak)}. Their latents explain less than {EXPLAINED:.0%} of what these names "
             "bring at this block. Train longer, with a higher learning rate, or at a block that decides more of it "
-            "(Locate Concept); or without the guidance loss (--guidance-weight 0, or collect with the branch cond)."
+            "(Locate Concept); or without the guidance loss: collect with the branch cond (or, on the command line, "
+            "--guidance-weight 0)."
         )
     return "\n".join(lines)
 

@@ -85,7 +85,7 @@ def _draw_cell(draw: ImageDraw.ImageDraw, left: int, top: int, measurement: Meas
     share, broken = measurement.moved.share, measurement.moved.broken
     colour = tuple(round(pale + share * (dark - pale)) for pale, dark in zip(PALE, DARK, strict=True))
     draw.rectangle((left, top, left + CELL_WIDTH - 3, top + ROW - 3), fill=colour)
-    ink = "white" if share > 0.5 else INK
+    ink = "white" if share > 0.67 else INK  # where both contrast alike with the colour
     draw.text((left + CELL_WIDTH // 2, top + ROW // 2 - 2), f"{100 * share:.0f}", ink, font, anchor="mm")
     if broken:
         end = left + round(broken * (CELL_WIDTH - 3))

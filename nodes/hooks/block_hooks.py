@@ -1,12 +1,13 @@
 """Hooks blocks of the diffusion model while it samples: the only module that touches a ModelPatcher.
 
 A hook sees the block's output (or output minus input) at each model call and returns what is to take its place.
-Torch forward hooks sit on the block only during one call of the diffusion model, so nothing can leak into other
-branches of the graph, whatever happens in between.
+Torch forward hooks that change something sit on the block only during one call of the diffusion model, so nothing can
+leak into other branches of the graph, whatever happens in between. While a sampler runs, others refuse what runs there
+in any other call.
 """
 
 import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,13 @@ from .places import find_place, note_sampled
 from .streams import Stream, picture_stream
 
 KEY = "sae_eraser"
-WRAPPED = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+WRAPPED = (
+    WrappersMP.OUTER_SAMPLE,
+    WrappersMP.SAMPLER_SAMPLE,
+    WrappersMP.PREDICT_NOISE,
+    WrappersMP.CALC_COND_BATCH,
+    WrappersMP.APPLY_MODEL,
+)
 """What of ComfyUI with_hooks may put wrappers around."""
 
 
@@ -86,6 +93,7 @@ def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatche
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_halves)
         hooked = HookedModel(hooks)
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, hooked.sample)
+        clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, hooked.refuse_other_calls)
         clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, hooked.check_is_sampled)
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, hooked)
     return clone
@@ -96,6 +104,9 @@ class HookedModel:
 
     Of several around one call only the outermost acts: that of a prompt (see ErasureHook), which adds to the model's.
     """
+
+    calls = 0
+    """In which one of them is at work."""
 
     def __init__(self, hooks: tuple[BlockHook, ...], added: Callable[[Hooks], Hooks] | None = None):
         """added: for a prompt's, from the hooks of the model to those that act in calls for the prompt.
@@ -113,6 +124,18 @@ class HookedModel:
         finally:
             self._runs -= 1
 
+    def refuse_other_calls(self, executor, guider, *args, **kwargs):
+        """Around the steps of a sampler. Raises RuntimeError if it, or another node, calls the model in its own way."""
+        model, handles = guider.inner_model.diffusion_model, []
+        try:
+            for hookpoint in {hook.hookpoint for hook in self.hooks}:
+                block = model.get_submodule(hookpoint.path)
+                handles.append(block.register_forward_pre_hook(_refusing(hookpoint)))
+            return executor(guider, *args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def check_is_sampled(self, model: ModelPatcher) -> None:
         """Before the model is called for the first time in a run. Raises RuntimeError if that is another model's."""
         if not self._runs:
@@ -123,6 +146,13 @@ class HookedModel:
             )
 
     def __call__(self, executor, x, *args, **kwargs):
+        HookedModel.calls += 1
+        try:
+            return self._call(executor, x, *args, **kwargs)
+        finally:
+            HookedModel.calls -= 1
+
+    def _call(self, executor, x, *args, **kwargs):
         diffusion_model = executor.class_obj.diffusion_model
         options = find_transformer_options(args, kwargs)
         if any(isinstance(wrapper, HookedModel) for wrapper in executor.wrappers[: executor.idx]):
@@ -143,7 +173,7 @@ class HookedModel:
             return picture_stream(hookpoint, diffusion_model, x)
 
         rows = functools.partial(_rows, sigmas, prompted)
-        with hooked_blocks(diffusion_model, hooks, find_stream, rows):
+        with hooked_blocks(diffusion_model, hooks, find_stream, rows, len(x)):
             return executor(x, *args, **kwargs)
 
 
@@ -154,18 +184,35 @@ def note_every_call(executor, x, *args, **kwargs):
     return executor(x, *args, **kwargs)
 
 
+def _refusing(hookpoint: Hookpoint) -> Callable:
+    @torch.compiler.disable
+    def before_block(block, args):
+        if not HookedModel.calls:
+            raise RuntimeError(
+                f"The block {hookpoint.name}, which SAE Eraser hooks, ran in a call of the model that goes past "
+                "ComfyUI's wrappers, so nothing would be changed in it. Give the model behind SAE Eraser's nodes to "
+                "every input that takes a model, or take the node out of the workflow that calls it in its own way."
+            )
+
+    return before_block
+
+
 @contextmanager
 def hooked_blocks(
-    model: torch.nn.Module, hooks: tuple[BlockHook, ...], find_stream: Callable[[Hookpoint], Stream], rows: Callable
+    model: torch.nn.Module,
+    hooks: tuple[BlockHook, ...],
+    find_stream: Callable[[Hookpoint], Stream],
+    rows: Callable,
+    images: int = 1,
 ) -> Iterator[None]:
     """Hooks blocks of the model for the time of one call. rows(images) -> sigma and is_cond [images], on the CPU.
 
-    Raises RuntimeError afterwards if a block did not run.
+    Raises RuntimeError afterwards if a block did not run for so many images.
     """
     at_block = defaultdict(list)
     for hook in hooks:
         at_block[hook.hookpoint].append(hook)
-    ran: set[Hookpoint] = set()
+    ran: Counter[Hookpoint] = Counter()
     handles = []
     try:
         for hookpoint, own in at_block.items():
@@ -177,15 +224,16 @@ def hooked_blocks(
     finally:
         for handle in handles:
             handle.remove()
-    for hookpoint in at_block.keys() - ran:
-        raise RuntimeError(
-            f"The block {hookpoint.name}, which SAE Eraser hooks, did not run in this step. Another node skips "
-            "or replaces it (a cache such as EasyCache or DeepCache, for instance); take that node out of the "
-            "workflow. LazyCache can stay."
-        )
+    for hookpoint in at_block:
+        if ran[hookpoint] < images:
+            raise RuntimeError(
+                f"The block {hookpoint.name}, which SAE Eraser hooks, did not run for every picture of this step. "
+                "Another node skips or replaces it (a cache such as EasyCache or DeepCache, for instance), or gives "
+                "some pictures to a copy of the model; take that node out of the workflow. LazyCache can stay."
+            )
 
 
-def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: set[Hookpoint]):
+def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: Counter[Hookpoint]):
     """Torch's hooks before and after the block."""
     residual = any(hook.hooked == "residual" for hook in hooks)
     inputs: list[torch.Tensor] = []
@@ -196,10 +244,10 @@ def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: 
 
     @torch.compiler.disable
     def after_block(block, args, kwargs, returned):
-        ran.add(stream.hookpoint)
         block_options = kwargs.get("transformer_options") or {}
         tensor = stream.output(returned)
         output = stream.to_map(tensor, block_options)
+        ran[stream.hookpoint] += len(output)
         added = output - stream.to_map(inputs.pop(), block_options) if residual else output
         sigma, is_cond = rows(len(output))
         changes = []

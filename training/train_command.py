@@ -61,7 +61,9 @@ def add_command(commands) -> None:
         help="the file to write, e.g. models/sae/mine.safetensors; a folder if several SAEs are trained",
     )
     train.add_argument("--hookpoint", nargs="+", help="which of the cache's hookpoints; needed if it holds several")
-    train.add_argument("--groups", nargs="+", help="which groups of labels become concepts (default: all)")
+    train.add_argument(
+        "--groups", nargs="+", action="extend", help="which groups of labels become concepts (default: all)"
+    )
     train.add_argument("--latents", type=int, nargs="+", help="number of latents (default: 16 times the width)")
     train.add_argument("--k", type=int, nargs="+", help=f"latents kept for each vector (default: {DEFAULT_K})")
     train.add_argument("--activation", choices=("batchtopk", "topk"), help="default: batchtopk")

@@ -129,11 +129,11 @@ def _listing(path: str, stamp: tuple) -> _Listing | None:
 
 def _labels(concepts: tuple[Concept, ...]) -> tuple[str, ...]:
     """Group by group, in the order of the file."""
-    groups = list(dict.fromkeys(concept.group for concept in concepts))
+    places = {group: place for place, group in enumerate(dict.fromkeys(concept.group for concept in concepts))}
     namesakes = Counter(concept.name.casefold() for concept in concepts)
     return tuple(
         concept.name if namesakes[concept.name.casefold()] == 1 else concept.label
-        for concept in sorted(concepts, key=lambda concept: groups.index(concept.group))
+        for concept in sorted(concepts, key=lambda concept: places[concept.group])
     )
 
 

@@ -93,7 +93,7 @@ class TrainSAE(io.ComfyNode):
         arguments = ["train", str(folder), "--out", str(out), "--hookpoint", point, "--progress", "json"]
         arguments += ["--latents", str(sae.n_latents), "--k", str(k), "--activation", activation]
         arguments += ["--memory", str(memory), "--checkpoint-minutes", str(checkpoint_minutes)]
-        arguments += ["--groups", *chosen] if chosen else []
+        arguments += [f"--groups={group}" for group in chosen]  # in one word each, so that none is an option
         flags = {"overwrite": overwrite, "restart": restart, "skip_bad_shards": skip_bad_shards}
         for option, value in (options | flags).items():
             arguments += _as_argument(f"--{option.replace('_', '-')}", value)

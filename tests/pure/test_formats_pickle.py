@@ -193,6 +193,23 @@ def test_a_tensor_that_is_given_a_larger_state_is_refused(tmp_path):
         read_pickle(tmp_path / "grown.pkl")
 
 
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("make", [bytearray, torch.Tensor, torch.FloatTensor, torch.UntypedStorage])
+def test_a_file_that_asks_for_memory_is_refused(tmp_path, old, make):
+    """In a few hundred bytes for any amount; ComfyUI would run out of it while it lists files."""
+    data = pickle.dumps({"a": Call(make, 1000)}, protocol=2)
+    if old:
+        plain = io.BytesIO()
+        torch.save({}, plain, _use_new_zipfile_serialization=False)
+        before = plain.getvalue()
+        empty = pickle.dumps({}, protocol=2)
+        assert before.count(empty) == 1
+        data = before.replace(empty, data)
+    (tmp_path / "asks.pt").write_bytes(data if old else bytes_of_zip(data))
+    with pytest.raises(SAEFileError, match="it asks for .*(bytearray|Tensor|UntypedStorage).*Nothing of it was run"):
+        read_torch_file(tmp_path / "asks.pt")
+
+
 def test_a_tensor_alone_is_read(tmp_path):
     (tmp_path / "tensor.pkl").write_bytes(pickle.dumps(torch.arange(3)))
     assert read_pickle(tmp_path / "tensor.pkl").tolist() == [0, 1, 2]

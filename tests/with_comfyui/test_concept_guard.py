@@ -57,9 +57,10 @@ def test_stopping_names_what_was_met(run):
     assert torch.equal(guard(run, "tree", "stop")[0], run[0])
 
 
-def test_a_threshold_that_nothing_exceeds_is_refused(run):
-    with pytest.raises(ValueError, match="threshold is nan"):
-        guard(run, "star", threshold=float("nan"))
+@pytest.mark.parametrize("threshold", ["nan", "inf", "-inf"])
+def test_a_threshold_that_nothing_exceeds_is_refused(run, threshold):
+    with pytest.raises(ValueError, match=f"threshold is {threshold}"):
+        guard(run, "star", threshold=float(threshold))
 
 
 def test_what_is_drawn_is_guarded_against_and_not_what_was_asked_for(world: World):

@@ -107,6 +107,17 @@ def test_keyframes_follow_the_steps(model, draw):
     assert all(differs(a, b) for index, a in enumerate(results) for b in results[:index])
 
 
+def test_a_keyframe_changes_the_strength_of_the_one_before(draw):
+    weak, then_strong = ((0.0, 0.25),), ((0.0, 0.25), (0.5, 1.0))
+    assert differs(draw(keyframes(hook(), *then_strong)), draw(keyframes(hook(), *weak)))
+
+
+def test_one_hook_on_several_models_has_what_is_on_each(model, draw):
+    own = hook()
+    draw(own, erase(model, "wavy"))
+    assert torch.equal(draw(own), draw(hook()))
+
+
 def test_it_starts_anew_in_every_sampling(draw):
     scheduled = keyframes(hook(), (0.0, 1.0), (0.5, 0.0))
     assert torch.equal(draw(scheduled), draw(scheduled))

@@ -171,6 +171,12 @@ def test_erasing_before_a_guiders_second_model_alone_is_refused(world, model):
     assert torch.equal(by_two(erased, erased), by_two(erased, model))
 
 
+def test_of_two_nodes_of_one_sae_each_keeps_what_it_needs(model, sample):
+    first = erase(model, branch="uncond")
+    with pytest.raises(ValueError, match="was not changed at all"):
+        sample(erase(first, "box", branch="cond"), cfg=1.0)
+
+
 def test_a_hook_on_a_prompt_of_a_guiders_second_model_adds_to_the_first_models_erasures(world, model):
     other = open_world().model
     star, ring = (encode(world.clip, f"a {name} in neon style") for name in ("star", "ring"))
@@ -196,8 +202,10 @@ def test_a_prompt_that_another_node_brings_is_erased_with_both_halves_or_refused
         )
         assert calls == [[1, 0], [0]]
         return
-    with pytest.raises(RuntimeError, match="a prompt of its own.*Take that node out, or set branch to both"):
-        sample(guided, steps=1)
+    chained = PerpNeg.execute(erase(probed, "box"), encode(world.clip, ""), 1.0).result[0]
+    for brought in (guided, chained):
+        with pytest.raises(RuntimeError, match="a prompt of its own.*Take that node out, or set branch to both"):
+            sample(brought, steps=1)
 
 
 def in_parts(model, parts: int):

@@ -10,6 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from sae_eraser.nodes.erase.concept_inputs import sae_input
 from sae_eraser.nodes.erase.erase_concept import EraseConcept
+from sae_eraser.nodes.erase.erase_concept_from_text import EraseConceptFromText
+from sae_eraser.nodes.erase.erase_concept_hook import EraseConceptHook
+from sae_eraser.nodes.erase.steer_concept import SteerConcept
 from sae_eraser.nodes.files import sae_files
 from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.files.sae_files import content_id, list_origins, list_saes, open_sae
@@ -123,6 +126,22 @@ def test_what_describes_another_tools_sae_is_read_when_it_comes_or_changes(folde
     (folder / "cfg.json").write_text(json.dumps(settings | {"architecture": "topk", "k": 4}))
     assert open_sae(name).autoencoder.config.activation == "topk"
     assert LoadSAE.fingerprint_inputs(name) != before
+
+
+@pytest.mark.parametrize("node", [EraseConcept, SteerConcept, EraseConceptHook, EraseConceptFromText])
+def test_a_file_that_was_trained_anew_is_used_by_every_node(folder, node):
+    write_random_sae(folder / "a.safetensors", MID)
+    choice = {"sae": "a.safetensors", "concept": "disc"}
+    before = node.fingerprint_inputs(sae=choice)
+    assert node.fingerprint_inputs(sae=choice) == before
+    write_random_sae(folder / "a.safetensors", MID, seed=7)
+    assert node.fingerprint_inputs(sae=choice) != before
+
+
+def test_concepts_of_very_many_groups_are_listed_group_by_group():
+    concepts = tuple(Concept(f"c{i}", f"g{i % 20_000}", (i,)) for i in range(40_000))
+    labels = sae_files._labels(concepts)
+    assert labels[:4] == ("c0", "c20000", "c1", "c20001")
 
 
 def test_a_file_that_cannot_be_read_now_is_in_the_next_list(folder, monkeypatch):

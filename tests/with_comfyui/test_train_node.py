@@ -141,6 +141,15 @@ def test_a_cancelled_training_goes_on_to_the_same_bytes(trained, train, saes, mo
         assert torch.equal(load_file(saes / "mine.safetensors")[name], tensor)
 
 
+def test_no_group_is_an_option_of_the_command(train, saes, tmp_path):
+    """Workflows are shared by strangers."""
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"the user's")
+    with pytest.raises(ValueError, match="has no labels of a group"):
+        train(groups=f"object, --out, {other}, --overwrite")
+    assert other.read_bytes() == b"the user's"
+
+
 def test_what_is_finished_is_not_trained_again(trained, train, saes, started, cache, tmp_path):
     saes.mkdir(parents=True)
     shutil.copy(trained[0], saes / "mine.safetensors")

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -105,8 +106,8 @@ class HookedModel:
     Of several around one call only the outermost acts: that of a prompt (see ErasureHook), which adds to the model's.
     """
 
-    calls = 0
-    """In which one of them is at work."""
+    at_work: ClassVar[list["HookedModel"]] = []
+    """One for each call that goes on, of which several GPUs may have one each."""
 
     def __init__(self, hooks: tuple[BlockHook, ...], added: Callable[[Hooks], Hooks] | None = None):
         """added: for a prompt's, from the hooks of the model to those that act in calls for the prompt.
@@ -146,11 +147,11 @@ class HookedModel:
             )
 
     def __call__(self, executor, x, *args, **kwargs):
-        HookedModel.calls += 1
+        self.at_work.append(self)
         try:
             return self._call(executor, x, *args, **kwargs)
         finally:
-            HookedModel.calls -= 1
+            self.at_work.remove(self)
 
     def _call(self, executor, x, *args, **kwargs):
         diffusion_model = executor.class_obj.diffusion_model
@@ -187,7 +188,7 @@ def note_every_call(executor, x, *args, **kwargs):
 def _refusing(hookpoint: Hookpoint) -> Callable:
     @torch.compiler.disable
     def before_block(block, args):
-        if not HookedModel.calls:
+        if not HookedModel.at_work:
             raise RuntimeError(
                 f"The block {hookpoint.name}, which SAE Eraser hooks, ran in a call of the model that goes past "
                 "ComfyUI's wrappers, so nothing would be changed in it. Give the model behind SAE Eraser's nodes to "

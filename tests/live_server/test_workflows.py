@@ -1,6 +1,7 @@
 """The example workflows run through comfy-cli as they are."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,10 +13,20 @@ from templates.checkpoints import missing_checkpoints
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 
 
+@pytest.fixture
+def tidied(server: Server) -> Iterator[Server]:
+    """The server, in which what a workflow trains is gone afterwards."""
+    folder = server.base / "models" / "sae"
+    before = set(folder.iterdir())
+    yield server
+    for path in set(folder.iterdir()) - before:
+        path.unlink()
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_an_example_workflow_runs_and_saves_pictures(server: Server, path):
+def test_an_example_workflow_runs_and_saves_pictures(tidied: Server, path):
     workflow = json.loads(path.read_text())
-    if missing := missing_checkpoints(server, workflow):
+    if missing := missing_checkpoints(tidied, workflow):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    run(server, workflow)
-    assert list((server.base / "output").rglob("*.png"))
+    run(tidied, workflow)
+    assert list((tidied.base / "output").rglob("*.png"))

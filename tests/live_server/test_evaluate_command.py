@@ -142,9 +142,9 @@ def test_another_sampling_does_not_mix_with_what_is_there(server, prompts, evalu
     assert main(command(server, prompts, evaluated, "--mode", "ablate")) == 1
     assert "sampled with other settings (erasing)" in capsys.readouterr().err
     file = json.loads((evaluated / "sampling.json").read_text())
-    (evaluated / "sampling.json").write_text(json.dumps(file | {f"file {SAE}": [[1, 2]]}))
+    (evaluated / "sampling.json").write_text(json.dumps(file | {f"file sae/{SAE}": [[1, 2]]}))
     assert main(command(server, prompts, evaluated)) == 1
-    assert f"sampled with other settings (file {SAE})" in capsys.readouterr().err
+    assert f"sampled with other settings (file sae/{SAE})" in capsys.readouterr().err
     (evaluated / "sampling.json").write_bytes(before["sampling.json"])
     assert contents(evaluated) == before
 

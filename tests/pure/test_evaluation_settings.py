@@ -91,7 +91,7 @@ def test_another_checkpoint_is_noticed_if_the_sae_has_its_name(tmp_path):
     sizes["sae"] = 2
     keep_settings(comfyui, tmp_path, sampling)
     sizes["checkpoints"] = 2
-    with pytest.raises(ValueError, match="sampled with other settings .file mine."):
+    with pytest.raises(ValueError, match=r"sampled with other settings \(file checkpoints/mine\)"):
         keep_settings(comfyui, tmp_path, sampling)
 
 

@@ -97,17 +97,16 @@ def keep_settings(comfyui: ComfyUI, out: Path, sampling: Sampling) -> None:
 
     The originals do not depend on how is erased: after an erasure that ComfyUI refused they are of use to the next.
     """
-    checkpoint, saes = sampling.checkpoint, [sampling.sae, *([sampling.guard["sae"]] if sampling.guard else [])]
-    of_saes = {
-        f"file sae/{name}" if name == checkpoint else f"file {name}": _stamp(comfyui, "sae", name) for name in saes
-    }
-    stamps = {f"file {checkpoint}": _stamp(comfyui, "checkpoints", checkpoint), **of_saes}
+    files = [("checkpoints", sampling.checkpoint), ("sae", sampling.sae)]
+    if sampling.guard:
+        files.append(("sae", sampling.guard["sae"]))
+    stamps = {f"file {folder}/{name}": _stamp(comfyui, folder, name) for folder, name in files}
     now = json.loads(json.dumps(asdict(sampling) | stamps))
     path = out / "sampling.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     changed = [name for name in now if before.get(name) != now[name]]
     drawn = {picture.parent.name for picture in (out / "pictures").glob("*/*.png")} if before else set()
-    of_erasing = {"sae", "erasing", "guard", *of_saes}
+    of_erasing = {"sae", "erasing", "guard", *stamps} - {f"file checkpoints/{sampling.checkpoint}"}
     mixed = [name for name in changed if name not in of_erasing or drawn != {ORIGINAL.name}]
     if drawn and mixed:
         raise ValueError(

@@ -17,7 +17,7 @@ from ...sae_ops.masks import Place
 from ...sae_ops.paper_edit import PaperEdit
 from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import KEY, BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..hooks.block_hooks import KEY, BlockHook, Hooks, get_hooks, model_family, resolve_hookpoint, with_hooks
 from ..hooks.needs import Need, noise_schedule
 
 _encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyDictionary()
@@ -110,12 +110,12 @@ def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
 
 
 def add_erasures(
-    hooks: tuple[BlockHook, ...],
+    hooks: Hooks,
     hookpoint: Hookpoint,
     sae: LoadedSAE,
     erasures: tuple[Erasure, ...],
     needs: tuple[Need, ...] = (),
-) -> tuple[BlockHook, ...]:
+) -> Hooks:
     """The hooks, with these erasures and their needs joined to those of the same SAE.
 
     Raises ValueError if it cannot erase.

@@ -73,13 +73,13 @@ def model_family(model: ModelPatcher) -> str:
     return type(model.model.model_config).__name__
 
 
-def get_hooks(model: ModelPatcher) -> tuple[BlockHook, ...]:
+def get_hooks(model: ModelPatcher) -> Hooks:
     """The hooks that an earlier node of this pack put on the model."""
     wrappers = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
     return wrappers[0].hooks if wrappers else ()
 
 
-def with_hooks(model: ModelPatcher, hooks: tuple[BlockHook, ...]) -> ModelPatcher:
+def with_hooks(model: ModelPatcher, hooks: Hooks) -> ModelPatcher:
     """A clone of the model with exactly these hooks; the model given stays as it is."""
     clone = model.clone()
     for around in WRAPPED:
@@ -109,7 +109,7 @@ class HookedModel:
     at_work: ClassVar[list["HookedModel"]] = []
     """One for each call that goes on, of which several GPUs may have one each."""
 
-    def __init__(self, hooks: tuple[BlockHook, ...], added: Callable[[Hooks], Hooks] | None = None):
+    def __init__(self, hooks: Hooks, added: Callable[[Hooks], Hooks] | None = None):
         """added: for a prompt's, from the hooks of the model to those that act in calls for the prompt.
 
         That model need not be the one that is called: the first of a guider has the others draw what is on it.
@@ -201,7 +201,7 @@ def _refusing(hookpoint: Hookpoint) -> Callable:
 @contextmanager
 def hooked_blocks(
     model: torch.nn.Module,
-    hooks: tuple[BlockHook, ...],
+    hooks: Hooks,
     find_stream: Callable[[Hookpoint], Stream],
     rows: Callable,
     images: int = 1,

@@ -64,7 +64,8 @@ def _pictures(sampled: Sampled, window) -> tuple[int, tuple[int, ...]]:
     if not window or window.dim != 0:
         return sampled.images, tuple(range(sampled.images))
     anchor = getattr(window, "causal_anchor_index", None)
-    return window.total_frames, (*([] if anchor is None else [anchor]), *window.index_list)
+    before = () if anchor is None else (anchor,)
+    return window.total_frames, (*before, *window.index_list)
 
 
 def _area(sampled: Sampled, uuid) -> tuple[tuple[int, int], tuple[int, int]]:

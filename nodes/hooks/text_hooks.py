@@ -8,7 +8,7 @@ from comfy.sd import CLIP
 
 from ...sae_ops.hookpoints import Hookpoint
 from ...sae_ops.text_hookpoints import check_is_read, find_text_hookpoint
-from .block_hooks import BlockHook, hooked_blocks
+from .block_hooks import Hooks, hooked_blocks
 from .streams import Stream
 
 
@@ -17,13 +17,13 @@ def resolve_text_hookpoint(clip: CLIP, name: str) -> Hookpoint:
     return find_text_hookpoint(_plain(clip), name)
 
 
-def get_text_hooks(clip: CLIP) -> tuple[BlockHook, ...]:
+def get_text_hooks(clip: CLIP) -> Hooks:
     """The hooks that an earlier node of this pack put on the CLIP."""
     encoder = clip.cond_stage_model
     return encoder.hooks if isinstance(encoder, HookedTextEncoder) else ()
 
 
-def with_text_hooks(clip: CLIP, hooks: tuple[BlockHook, ...]) -> CLIP:
+def with_text_hooks(clip: CLIP, hooks: Hooks) -> CLIP:
     """A clone of the CLIP with exactly these hooks; the CLIP given stays as it is.
 
     They see maps [texts, d, tokens, 1]. A text has no noise level and does not know which half of the guidance it will
@@ -40,7 +40,7 @@ class HookedTextEncoder:
     Of an encoder made of several each stands for itself as well: some nodes call clip_l or t5xxl on their own.
     """
 
-    def __init__(self, plain: Any, hooks: tuple[BlockHook, ...], whole: Any = None, path: str = ""):
+    def __init__(self, plain: Any, hooks: Hooks, whole: Any = None, path: str = ""):
         """plain: the encoder, which lies in `whole` at the path, or is that."""
         self.plain, self.hooks, self.whole, self.path = plain, hooks, whole or plain, path
 

@@ -70,7 +70,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def _refuse_makers(file: IO[bytes]) -> None:
-    """Of what torch takes for safe some make as many zeros as a number says."""
+    """Some of what torch takes for safe makes something as large as a number in the file says."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL" and MAKERS.fullmatch(str(argument)):
             raise pickle.UnpicklingError(f"it asks for {str(argument).replace(' ', '.')}")

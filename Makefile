@@ -29,7 +29,7 @@ test: lint $(BROWSER)  ## run everything that must pass
 world: $(SETUP)  ## train the small world anew (about an hour on two cores that are fast at bf16)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas
 
-world-alike: $(SETUP)  ## train the second one, of the tables, anew from the first (half as long)
+world-alike: $(SETUP)  ## train the second one, of the tables, anew from the first (half an hour on the same)
 	SHAPECANVAS=alike PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work \
 		output/shapecanvas_alike --start tests/shapecanvas/weights/shapecanvas.safetensors --per-pair 150 --diffusion-steps 3000
 

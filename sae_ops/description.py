@@ -8,6 +8,12 @@ from .formats import is_ours, read_foreign
 
 EXPLAINED = 0.6
 """Of what a concept's name brings; concepts whose latents explain less are named."""
+QUALITY = {
+    "fvu": "share of the variance left unexplained (FVU)",
+    "l0": "latents that fire for a vector (L0)",
+    "never_fired": "latents that never fired",
+}
+"""What the facts of a validation are called for people."""
 
 
 def describe_file(path: Path) -> str:
@@ -43,7 +49,7 @@ def describe(path: Path, header: SAEHeader) -> str:
         )
     if not sae.is_editable:
         lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
-    lines += [f"{name}: {value}" for name, value in training.get("validation", {}).items()]
+    lines += [f"{QUALITY.get(name, name)}: {value}" for name, value in training.get("validation", {}).items()]
     if "images" in training:
         sampling = _sampling(training.get("sampling", {}))
         lines.append(f"trained on {training['images']} pictures{sampling}; a tenth of them held out, to measure it")
@@ -81,8 +87,10 @@ def _line(concept: Concept, erases: bool) -> str:
 
     explained: how much of what its name brings these explain.
     """
-    latents = ", ".join(map(str, concept.latents))
     named = {"accuracy": "balanced_accuracy", "separation": "separation", "explained": "explained"}
-    facts = [f", {name} {concept.facts[fact]}" for name, fact in named.items() if concept.facts.get(fact) is not None]
-    pushed = f", turn {concept.turn:.3g}, multiplier {concept.multiplier:.3g}" if erases else ""
-    return f"  {concept.group}: {concept.name:<12} latents {latents}{pushed}{''.join(facts)}"
+    said = [f"{name} {concept.facts[fact]}" for name, fact in named.items() if concept.facts.get(fact) is not None]
+    if erases:
+        said += [f"turn {concept.turn:.3g}", f"multiplier {concept.multiplier:.3g}"]
+    first, *others = concept.latents
+    said.append(f"latent {first}{f' and {len(others)} more' if others else ''}")
+    return f"  {concept.group}: {concept.name:<12} {', '.join(said)}"

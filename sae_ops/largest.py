@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .groups import COLUMNS_PER_GROUP, group_maxima, kth_largest, largest_of_rows
+from .largest_of_rows import COLUMNS_PER_GROUP, group_maxima, kth_largest, largest_of_rows
 
 VECTORS_PER_BLOCK = 256
 """On the CPU their pre_acts stay in the cache until the largest are chosen."""

@@ -39,7 +39,7 @@ def latent_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[i
     return LatentMeans(shown / numbers.clamp(min=1e-6), (total - shown) / others.clamp(min=1e-6), total / len(images))
 
 
-def concept_scores(means: LatentMeans) -> torch.Tensor:
+def latent_scores(means: LatentMeans) -> torch.Tensor:
     """SAeUron's score of every latent for every concept, averaged over noise levels, [concepts, latents].
 
     s(i, t, c) = mu(i, t, D_c) / sum_j mu(j, t, D_c) - mu(i, t, D_not c) / sum_j mu(j, t, D_not c)

@@ -11,7 +11,7 @@ import torch
 
 from ..sae_ops.file import save_sae
 from . import distributed
-from .assign import assign_latents, carriers_of, concept_scores, latent_means, similarity
+from .assign import assign_latents, carriers_of, latent_means, latent_scores, similarity
 from .calibrate import estimate_threshold
 from .checkpoint import Checkpoints
 from .config import TrainingConfig
@@ -148,7 +148,7 @@ def _assigned(plan: Plan, learner: Learner, data: HookpointData) -> list[list[in
     else:
         if plan.base is None:
             estimate_threshold(learner.sae, data.stream.vectors(config.vectors))
-        scores = concept_scores(latent_means(learner.sae, data.training))
+        scores = latent_scores(latent_means(learner.sae, data.training))
     scores[:, ~free] = -torch.inf
     kept = plan.kept
     scores = scores[[label not in kept for label in plan.labels]]

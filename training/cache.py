@@ -117,7 +117,8 @@ class CacheWriter:
         for name, tensor in activations.items():
             if not torch.isfinite(tensor).all():
                 raise CacheError(
-                    f"The activations at {name} hold NaN or infinity; the model or its precision is at fault."
+                    f"The activations at {name} hold NaN or infinity; the model or its precision is at fault. "
+                    "Start ComfyUI with --fp32-unet, or choose another checkpoint."
                 )
             tensors |= stored(name, tensor, self.settings.storage)
         if not self._begun and not self._has_manifest():
@@ -358,7 +359,10 @@ def _read_manifest(folder: Path) -> CacheSettings:
         settings = manifest["settings"]
         return CacheSettings(**{**settings, "images": [CachedImage(**image) for image in settings["images"]]})
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CacheError(f"{folder} is no activation cache: it has no {MANIFEST}.") from error
+        raise CacheError(
+            f"{folder} is no activation cache: it has no {MANIFEST}. Name a folder that Collect Activations has "
+            "written, such as output/sae_cache/my_cache."
+        ) from error
     except OSError as error:
         raise CacheError(f"{folder / MANIFEST} cannot be read ({error}). Check its disk and permissions.") from error
     except CacheError:

@@ -122,7 +122,7 @@ def started_comfyui(folder: Path, arguments: list[str]) -> Iterator[ComfyUI]:
                 "out, or start ComfyUI yourself and give its address as --server."
             )
     if not (folder / "main.py").is_file():
-        raise ComfyUIError(f"{folder} is no ComfyUI: it has no main.py.")
+        raise ComfyUIError(f"{folder} is no ComfyUI: it has no main.py. Give as --comfyui the folder that holds it.")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

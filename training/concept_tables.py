@@ -13,7 +13,7 @@ import torch
 from ..sae_ops.concepts import Concept, ConceptStatistics
 from ..sae_ops.formats.checkpoint import is_plain
 from ..sae_ops.formats.restricted_pickle import read_pickle
-from .assign import LatentMeans, concept_scores
+from .assign import LatentMeans, latent_scores
 
 SHUT = 1e9
 """A gate that no latent passes, at noise levels where the latent was not chosen."""
@@ -60,14 +60,20 @@ def read_table(path: Path, n_latents: int) -> tuple[list[str], LatentMeans]:
         if not isinstance(name, str) or len(shape) != 3 or shape[0] == 0 or shape[2] != n_latents:
             raise ValueError(f"{wanted}, but '{name}' is {shape}. Choose the table that was made with this SAE.")
         if shown and shape[1] != len(shown[0]):
-            raise ValueError(f"{path}: '{name}' has {shape[1]} steps, but the concept before it {len(shown[0])}.")
+            raise ValueError(
+                f"{path}: '{name}' has {shape[1]} steps, but the concept before it "
+                f"{len(shown[0])}. Choose the table that was made with this SAE."
+            )
         mean = latents.float().mean(dim=0)
         if not torch.isfinite(mean).all():
             raise ValueError(f"{path}: the table of '{name}' holds NaN or infinity. Download or make it again.")
         shown.append(mean.flip(0))
         prompts.append(shape[0])
     if not 0 < len(shown[0]) < 1000:  # the last of as many is past the end
-        raise ValueError(f"{path} has {len(shown[0])} steps, but must have between 1 and 999.")
+        raise ValueError(
+            f"{path} has {len(shown[0])} steps, but must have between 1 and 999. Choose the table that was made with "
+            "this SAE."
+        )
     with_concept = torch.stack(shown)
     weight = torch.tensor(prompts, dtype=torch.float32)[:, None, None]
     total = (with_concept * weight).sum(dim=0)
@@ -121,7 +127,7 @@ def select_concepts(
     """
     steps = means.overall.shape[0]
     level_by_level = [
-        concept_scores(LatentMeans(means.with_concept[:, [step]], means.without[:, [step]], means.overall[[step]]))
+        latent_scores(LatentMeans(means.with_concept[:, [step]], means.without[:, [step]], means.overall[[step]]))
         for step in range(steps)
     ]
     scores = torch.stack(level_by_level, dim=1)  # [concepts, steps, latents]

@@ -31,7 +31,9 @@ class TrainingConfig:
     dead_after: int = 200_000
     """A latent is dead when it has not fired for this many vectors."""
     auxiliary_weight: float = 1 / 32
+    """Of the loss by which dead latents learn, beside the reconstruction."""
     concept_weight: float = 0.3
+    """Of the concept loss beside the reconstruction."""
     decorrelation_weight: float = 0.1
     """Within the concept loss."""
     silence_weight: float = 1.0
@@ -56,6 +58,7 @@ class TrainingConfig:
     """Erase a concept only in pictures that show as much of it as nearly all of its own do, or more than nearly all
     others: look-alikes stay, and a few more pictures of it slip through. Concepts of the branch "cond" alone."""
     seed: int = 0
+    """Of all random choices."""
 
     def __post_init__(self):
         if self.precision not in (None, *PRECISIONS):
@@ -68,13 +71,18 @@ class TrainingConfig:
             raise ValueError("Look-alikes are spared when erasing. Leave out --spare-look-alikes, or --branch uncond.")
         for name in ("vectors", "maps", "concept_latents", "validations", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+                raise ValueError(f"{_option(name)} is {getattr(self, name)}, but must be at least 1.")
         if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, but must be above 0.")
+            raise ValueError(f"--learning-rate is {self.learning_rate}, but must be above 0.")
         for name in ("unsupervised_steps", "supervised_steps"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0.")
+                raise ValueError(f"{_option(name)} is {getattr(self, name)}, but must be at least 0.")
 
     def precision_on(self, device: torch.device) -> str:
         """The precision, or if none is set that of this device."""
         return self.precision or ("bf16" if is_fast_at_bf16(device) else "fp32")
+
+
+def _option(field: str) -> str:
+    """Its name on the command line."""
+    return f"--{field.replace('_', '-')}"

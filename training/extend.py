@@ -44,7 +44,10 @@ def open_base(path: Path, cache: Cache, hookpoint: str) -> Base:
         (f"width {header.autoencoder.d_in}", f"width {width}"),
     ):
         if its != ours:
-            raise ValueError(f"The SAE to extend belongs to {its}, not to {ours}.")
+            raise ValueError(
+                f"The SAE to extend belongs to {its}, not to {ours}. Choose an SAE or a cache that fits, or train a "
+                "new one without --extend."
+            )
     return base
 
 

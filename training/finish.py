@@ -10,7 +10,7 @@ import torch
 
 from ..sae_ops.concepts import Concept, ConceptStatistics
 from ..sae_ops.file import SAEHeader
-from .assign import companions, concept_scores, latent_means
+from .assign import companions, latent_means, latent_scores
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .distributed import device
 from .extend import joined
@@ -49,7 +49,7 @@ def finish(
     if not (plan.guided or plan.drawn):
         latents = [own for own, *_ in owned]
         taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
-        owned = companions(concept_scores(means), latents, plan.latents_each(sae.config.n_latents), taken)
+        owned = companions(latent_scores(means), latents, plan.latents_each(sae.config.n_latents), taken)
     statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
     if plan.config.spare_look_alikes:
         statistics = sparing_look_alikes(statistics, sae, images, owned)

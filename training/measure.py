@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from ..sae_ops.autoencoder import SparseAutoencoder
+from ..sae_ops.chosen_latents import ChosenLatents
 from .data import LabelledImages
-from .losses import activations
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ def explained_guidance(
     with E_c the sum over latents i of c: z_i W_dec[i], z as at inference, and means over maps that show c. batches: x
     and x_0, not yet normalised, [maps, positions, d], and labels 0/1 [maps, labels]. latents: those of each label.
     """
-    chosen = [torch.tensor(own, device=sae.W_enc.device) for own in latents]
+    chosen = [(ChosenLatents(sae, own), sae.W_dec[own]) for own in latents]
     remains: list = [0.0] * len(latents)
     explained: list = [0.0] * len(latents)
     for maps, unprompted, labels in batches:
         left, shows = sae.normalise(maps) - sae.normalise(unprompted), labels.T > 0
-        for label, (own, shown) in enumerate(zip(chosen, shows, strict=True)):
-            its = _encoded(sae, maps[shown], own) @ sae.W_dec[own]
+        for label, ((encode, decoder), shown) in enumerate(zip(chosen, shows, strict=True)):
+            its = encode(maps[shown].mT.contiguous()).mT @ decoder
             left[shown] -= its
             explained[label] = explained[label] + its.sum(dim=0)
         for label, shown in enumerate(shows):
@@ -132,13 +132,3 @@ def explained_guidance(
         brought = (rest + its).square().sum().item()
         shares.append(1 - rest.square().sum().item() / brought if brought else None)
     return shares
-
-
-def _encoded(sae: SparseAutoencoder, maps: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """z of these latents, int [latents], as at inference: [maps, positions, d] -> [maps, positions, latents]."""
-    if sae.config.activation != "topk":
-        return activations(sae, sae.normalise(maps), latents)
-    z = maps.new_empty(*maps.shape[:2], len(latents))
-    for own, m in zip(z, maps, strict=True):  # one by one, since all latents compete for k and must be encoded
-        own.copy_(sae.encode(m)[:, latents])
-    return z

@@ -4,8 +4,8 @@ import json
 
 from tqdm import tqdm
 
-PROGRESS_PATH = "/sae_eraser/collecting"
-"""Where the pack answers with the name, done, images and text of the collection that runs; {} if there is none."""
+PROGRESS_PATH = "/sae_eraser/progress"
+"""Where the pack answers with the name, done, images and text of what collects or locates now; {} if nothing does."""
 
 
 def progress_bar(total: int) -> tqdm:

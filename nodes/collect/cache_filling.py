@@ -11,7 +11,7 @@ import torch
 
 from ...training.cache import CacheSettings, CacheWriter, begun_images_per_shard
 from ...training.storage import bytes_per_vector
-from .collect_progress import Progress, size_text
+from ..sample.sampling_progress import SamplingProgress, size_text
 
 SHARD_BYTES = 128_000_000
 FILE_BYTES = 8192
@@ -38,7 +38,7 @@ def fill_cache(
     share: tuple[int, int],
     batch_size: int,
     sample: Callable[[range], Batch],
-    progress: Progress,
+    progress: SamplingProgress,
     map_positions: dict[str, int],
 ) -> CacheWriter:
     """Writes every shard of this machine's share (part, parts) that is missing.

@@ -1,12 +1,10 @@
 """Collect Activations: samples labelled prompts and writes the cache that training reads."""
 
 import hashlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import comfy.model_management
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ...sae_ops.file import HOOKED_TENSORS
@@ -16,13 +14,15 @@ from ...training.cache import Cache, CachedImage, CacheSettings, CacheWriter
 from ...training.prompts import read_prompts
 from ...training.storage import STORAGES
 from ..files.fingerprints import NEVER_THE_SAME, note_written, was_written
-from ..hooks.block_hooks import BlockHook, get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..files.output_paths import output_path
+from ..hooks.block_hooks import get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..hooks.forward_hooks import BlockHook
 from ..hooks.text_hooks import resolve_text_hookpoint
 from ..sample.prompt_batch import sample_prompts
 from ..sample.prompt_text import prompt_text
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
+from ..sample.sampling_progress import SamplingProgress, size_text
 from .cache_filling import fill_cache, read_share
-from .collect_progress import Progress, size_text
 from .model_source import find_source
 from .recording import COLLECTED_BRANCHES, Keep, Recorder
 from .text_recording import TextRecorder
@@ -150,7 +150,7 @@ class CollectActivations(io.ComfyNode):
             return recorder.take()
 
         folder = cache_folder(name)
-        with Progress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
+        with SamplingProgress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
             share = read_share(shard)
             writer = fill_cache(folder, settings, share, batch_size, sample, progress, recorder.map_positions)
         note_written(folder)
@@ -180,11 +180,7 @@ def _resolve(model, clip, hookpoints: str) -> tuple[list[Hookpoint], bool]:
 
 def cache_folder(name: str) -> Path:
     """output/sae_cache/NAME. Raises ValueError if the name would lead out of it."""
-    root = Path(folder_paths.get_output_directory(), "sae_cache").resolve()
-    folder = Path(os.path.normpath(root / name.strip()))  # it may be a link to another disk
-    if folder.parent != root or not name.strip():
-        raise ValueError(f"'{name}' is no usable name for a cache. Use letters, digits, '-' and '_'.")
-    return folder
+    return output_path("sae_cache", name, "a cache")
 
 
 def _what_to_keep() -> list[io.Input]:

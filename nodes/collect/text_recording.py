@@ -6,7 +6,7 @@ import torch
 from comfy.sd import CLIP
 
 from ...sae_ops.hookpoints import Hookpoint
-from ..hooks.block_hooks import BlockHook
+from ..hooks.forward_hooks import BlockHook
 from ..hooks.text_hooks import get_text_hooks, with_text_hooks
 from .recording import Recorder
 

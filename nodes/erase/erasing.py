@@ -17,7 +17,8 @@ from ...sae_ops.masks import Place
 from ...sae_ops.paper_edit import PaperEdit
 from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import KEY, BlockHook, Hooks, get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..hooks.block_hooks import KEY, get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..hooks.forward_hooks import BlockHook, Hooks
 from ..hooks.needs import Need, noise_schedule
 
 _encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyDictionary()

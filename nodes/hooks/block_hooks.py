@@ -1,4 +1,4 @@
-"""Hooks blocks of the diffusion model while it samples: the only module that touches a ModelPatcher.
+"""Hooks blocks of the diffusion model while it samples: the only module that puts them on a ModelPatcher.
 
 A hook sees the block's output (or output minus input) at each model call and returns what is to take its place.
 Torch forward hooks that change something sit on the block only during one call of the diffusion model, so nothing can
@@ -7,22 +7,21 @@ in any other call.
 """
 
 import functools
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ...sae_ops.hookpoints import Hookpoint, HookpointError, find_hookpoint
+from ...sae_ops.hookpoints import Hookpoint, find_hookpoint
 from ...sae_ops.masks import Place
+from .forward_hooks import BlockHook, Hooks, hooked_blocks
 from .halves import are_prompted, check_images, note_halves, note_prompts
-from .needs import Need, note_call
+from .needs import note_call
 from .places import find_place, note_sampled
-from .streams import Stream, picture_stream
+from .streams import BlockStream, picture_stream
 
 KEY = "sae_eraser"
 WRAPPED = (
@@ -33,34 +32,6 @@ WRAPPED = (
     WrappersMP.APPLY_MODEL,
 )
 """What of ComfyUI with_hooks may put wrappers around."""
-
-
-@dataclass(frozen=True)
-class BlockHook:
-    """What to do at one block."""
-
-    hookpoint: Hookpoint
-    hooked: str
-    """"output" or "residual" (output minus input)."""
-    function: Callable[..., torch.Tensor]
-    """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape. The last two are on the
-    CPU."""
-    takes_place: bool = False
-    """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
-    reads_halves: bool = True
-    """Whether it matters to the function what is_cond says."""
-    needs: tuple[Need, ...] = ()
-    """Of every run of a sampler."""
-
-    def __post_init__(self):
-        if self.hooked == "residual" and not self.hookpoint.has_residual:
-            raise HookpointError(
-                f"{self.hookpoint.name} changes the shape of what passes through it, so there is no output minus input "
-                "(residual). Hook its output, or another block."
-            )
-
-
-Hooks = tuple[BlockHook, ...]
 
 
 def resolve_hookpoint(model: ModelPatcher, name: str) -> Hookpoint:
@@ -170,7 +141,7 @@ class HookedModel:
             place = find_place(x, options, diffusion_model)
             hooks = tuple(_placed(hook, place) if hook.takes_place else hook for hook in hooks)
 
-        def find_stream(hookpoint: Hookpoint) -> Stream:
+        def find_stream(hookpoint: Hookpoint) -> BlockStream:
             return picture_stream(hookpoint, diffusion_model, x)
 
         rows = functools.partial(_rows, sigmas, prompted)
@@ -196,76 +167,6 @@ def _refusing(hookpoint: Hookpoint) -> Callable:
             )
 
     return before_block
-
-
-@contextmanager
-def hooked_blocks(
-    model: torch.nn.Module,
-    hooks: Hooks,
-    find_stream: Callable[[Hookpoint], Stream],
-    rows: Callable,
-    images: int = 1,
-) -> Iterator[None]:
-    """Hooks blocks of the model for the time of one call. rows(images) -> sigma and is_cond [images], on the CPU.
-
-    Raises RuntimeError afterwards if a block did not run for so many images.
-    """
-    at_block = defaultdict(list)
-    for hook in hooks:
-        at_block[hook.hookpoint].append(hook)
-    ran: Counter[Hookpoint] = Counter()
-    handles = []
-    try:
-        for hookpoint, own in at_block.items():
-            before, after = _forward_hooks(find_stream(hookpoint), own, rows, ran)
-            block = model.get_submodule(hookpoint.path)
-            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(block.register_forward_hook(after, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    for hookpoint in at_block:
-        if ran[hookpoint] < images:
-            raise RuntimeError(
-                f"The block {hookpoint.name}, which SAE Eraser hooks, did not run for every picture of this step. "
-                "Another node skips or replaces it (a cache such as EasyCache or DeepCache, for instance), or gives "
-                "some pictures to a copy of the model; take that node out of the workflow. LazyCache can stay."
-            )
-
-
-def _forward_hooks(stream: Stream, hooks: list[BlockHook], rows: Callable, ran: Counter[Hookpoint]):
-    """Torch's hooks before and after the block."""
-    residual = any(hook.hooked == "residual" for hook in hooks)
-    inputs: list[torch.Tensor] = []
-
-    def before_block(block, args, kwargs):
-        if residual:
-            inputs.append(stream.input(args, kwargs).clone())  # some blocks write into it
-
-    @torch.compiler.disable
-    def after_block(block, args, kwargs, returned):
-        block_options = kwargs.get("transformer_options") or {}
-        tensor = stream.output(returned)
-        output = stream.to_map(tensor, block_options)
-        ran[stream.hookpoint] += len(output)
-        added = output - stream.to_map(inputs.pop(), block_options) if residual else output
-        sigma, is_cond = rows(len(output))
-        changes = []
-        for hook in hooks:
-            before = added if hook.hooked == "residual" else output
-            after = hook.function(before, sigma, is_cond)
-            if after is not before:
-                changes.append((before, after))
-        if not changes:
-            return returned
-        if len(changes) == 1 and changes[0][0] is output:
-            result = changes[0][1]  # bit for bit
-        else:
-            result = sum((after - before for before, after in changes), output)
-        return stream.with_output(returned, stream.with_map(tensor, block_options, result))
-
-    return before_block, after_block
 
 
 def _placed(hook: BlockHook, place: Place) -> BlockHook:

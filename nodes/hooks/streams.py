@@ -9,7 +9,7 @@ from ...sae_ops.hookpoints import Hookpoint
 
 
 @dataclass(frozen=True)
-class Stream:
+class BlockStream:
     """Finds the picture's vectors, or the text's in a text encoder, at one hookpoint in one call of the model.
 
     A transformer's tokens become a map of its patches, [images, d, height, width] or [images, d, frames, height,
@@ -85,11 +85,11 @@ class Stream:
         return slice(start, total - others)
 
 
-def picture_stream(hookpoint: Hookpoint, diffusion_model: torch.nn.Module, latent: torch.Tensor) -> Stream:
+def picture_stream(hookpoint: Hookpoint, diffusion_model: torch.nn.Module, latent: torch.Tensor) -> BlockStream:
     """For a call of the diffusion model with latents [images, channels, (frames,) height, width]."""
     sizes = latent.shape[2:]
     grid = tuple(math.ceil(size / side) for size, side in zip(sizes, patch_sides(diffusion_model, sizes), strict=True))
-    return Stream(hookpoint, grid, getattr(diffusion_model, "pad_tokens_multiple", None) or 1)
+    return BlockStream(hookpoint, grid, getattr(diffusion_model, "pad_tokens_multiple", None) or 1)
 
 
 def patch_sides(diffusion_model: torch.nn.Module, sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ from comfy.sd import CLIP
 
 from ...sae_ops.hookpoints import Hookpoint
 from ...sae_ops.text_hookpoints import check_is_read, find_text_hookpoint
-from .block_hooks import Hooks, hooked_blocks
-from .streams import Stream
+from .forward_hooks import Hooks, hooked_blocks
+from .streams import BlockStream
 
 
 def resolve_text_hookpoint(clip: CLIP, name: str) -> Hookpoint:
@@ -65,7 +65,7 @@ class HookedTextEncoder:
     def _hooked(self, encode: Callable, *args, **kwargs):
         for hook in self.hooks:
             check_is_read(self.whole, hook.hookpoint)
-        with hooked_blocks(self.whole, self.hooks, Stream, _rows):
+        with hooked_blocks(self.whole, self.hooks, BlockStream, _rows):
             return encode(*args, **kwargs)
 
 

@@ -7,9 +7,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...sae_ops.hookpoints import Hookpoint
-from ..collect.collect_progress import Progress
-from ..hooks.block_hooks import BlockHook, get_hooks, with_hooks
+from ..hooks.block_hooks import get_hooks, with_hooks
+from ..hooks.forward_hooks import BlockHook
 from ..sample.prompt_batch import EncodedOnce, sample_prompts, taken_together
+from ..sample.sampling_progress import SamplingProgress
 from .denoising_errors import denoising_errors
 
 
@@ -55,7 +56,7 @@ class PairSampler:
         batch_size: int,
         sampling: dict,
         exchanges: int,
-        progress: Progress,
+        progress: SamplingProgress,
     ):
         """Both pictures of pair i have the noise of seeds[i]. batch_size: pairs at once; exchanges: how many at most.
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
@@ -11,11 +10,12 @@ from ...sae_ops.atomic_write import write_atomically
 from ...sae_ops.file import HOOKED_TENSORS
 from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
-from ..collect.collect_progress import Progress
 from ..erase.erasing import sigma_range
 from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written
+from ..files.output_paths import output_path
 from ..hooks.block_hooks import model_family
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
+from ..sample.sampling_progress import SamplingProgress
 from .exchanging import Exchange, PairSampler, partners
 from .locate_inputs import Range, choose_hookpoints, read_pairs, read_ranges
 from .locate_report import picture, table
@@ -125,7 +125,7 @@ class LocateConcept(io.ComfyNode):
         path = results_file(name)
         noises = [seed for seed in range(first_seed, first_seed + seeds) for _ in every]
         most = most_exchanges(len(points), len(parts), combine)
-        with Progress(path.stem, getattr(cls.hidden, "unique_id", None)) as progress:
+        with SamplingProgress(path.stem, getattr(cls.hidden, "unique_id", None)) as progress:
             sampler = PairSampler(clip, every * seeds, noises, batch_size, sampling, most, progress)
             originals = sampler.originals(model)
             _check_originals(originals, every)
@@ -167,17 +167,17 @@ class LocateConcept(io.ComfyNode):
 
 def results_file(name: str) -> Path:
     """output/sae_locate/NAME.json. Raises ValueError if the name would lead out of it."""
-    root = Path(folder_paths.get_output_directory(), "sae_locate").resolve()
-    path = (root / f"{name.strip()}.json").resolve()
-    if path.parent != root or not name.strip():
-        raise ValueError(f"'{name}' is no usable name for results. Use letters, digits, '-' and '_'.")
-    return path
+    path = output_path("sae_locate", name, "results")
+    return path.with_name(f"{path.name}.json")
 
 
 def _check_originals(originals: torch.Tensor, pairs: list[tuple[str, str]]) -> None:
     """Raises ValueError if the model draws NaN, or the same picture for both prompts of a pair."""
     if not torch.isfinite(originals).all():
-        raise ValueError("The model draws NaN or infinity; the model or its precision is at fault.")
+        raise ValueError(
+            "The model draws NaN or infinity; the model or its precision is at fault. Start ComfyUI with --fp32-unet, "
+            "or choose another checkpoint."
+        )
     distances = (originals - partners(originals)).flatten(1).norm(dim=1)
     lengths = originals.flatten(1).norm(dim=1)
     for place in (distances < 1e-3 * lengths).nonzero().flatten().tolist():

@@ -73,7 +73,10 @@ class ConceptGuard(io.ComfyNode):
                 for index, score in zip(wanted, scores.amax(dim=0), strict=True)
                 if score > threshold
             )
-            raise ValueError(f"Concept Guard has stopped the run. It met: {found}; allowed is {threshold:g}.")
+            raise ValueError(
+                f"Concept Guard has stopped the run. It met: {found}; allowed is {threshold:g}. Change the prompt or "
+                "the seed, or raise the threshold."
+            )
         hidden = torch.zeros_like(image) if action == "black" else blurred(image)
         withheld = met.any().expand(len(image)) if is_video else met.any(dim=1)
         shown = torch.where(withheld.to(image.device)[:, None, None, None], hidden, image)

@@ -10,7 +10,8 @@ from comfy.patcher_extension import WrappersMP
 from ...sae_ops.chosen_latents import ChosenLatents
 from ..erase.erasing import resolve_sae, whole_encoder
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import BlockHook, find_transformer_options, get_hooks, with_hooks
+from ..hooks.block_hooks import find_transformer_options, get_hooks, with_hooks
+from ..hooks.forward_hooks import BlockHook
 from ..hooks.halves import HALVES
 
 KEY = "sae_eraser_watch"

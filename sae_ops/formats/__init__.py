@@ -9,7 +9,7 @@ from ..autoencoder import SparseAutoencoder
 from ..concepts import ConceptStatistics
 from ..file import HOOKED_TENSORS, SAEFileError, SAEHeader, is_sae_file, load_sae
 from .checkpoint import WEIGHT_SUFFIXES, Checkpoint, open_checkpoint
-from .places import named_place
+from .origin import named_origin
 from .table import FORMATS, Format
 
 
@@ -48,16 +48,16 @@ def read_foreign(path: Path, given: dict | None = None) -> ForeignSAE:
             f"{checkpoint.path} looks like an SAE of {found.name}, but it or the settings beside it cannot be "
             f"understood ({type(error).__name__}: {error}). Download or save it again."
         ) from error
-    place = named_place(checkpoint)
-    hooked = place.hooked or found.hooked
+    origin = named_origin(checkpoint)
+    hooked = origin.hooked or found.hooked
     if hooked not in HOOKED_TENSORS:
         raise SAEFileError(
             f"{checkpoint.path}: the settings beside it call the hooked tensor '{hooked}'; known are "
             f"{', '.join(HOOKED_TENSORS)}. Export or download it again."
         )
     header = SAEHeader(
-        place.hookpoint,
-        place.model_family or found.model_family,
+        origin.hookpoint,
+        origin.model_family or found.model_family,
         sae.config,
         hooked,
         training={"imported": {"format": found.name, "file": checkpoint.path.name}},

@@ -41,7 +41,7 @@ class Checkpoint:
                 return self.config[name]
         raise SAEFileError(
             f"{self.path}: nothing says what '{names[0]}' is. Put the cfg.json or config.json that came with it beside "
-            f"it{', or pass --k to sae-eraser import' if names[0] == 'k' else ''}."
+            f"it{', or import it with --k' if names[0] == 'k' else ''}."
         )
 
 

@@ -33,7 +33,7 @@ def read(checkpoint: Checkpoint) -> SparseAutoencoder:
     if k is not None:
         return assemble(checkpoint, "topk", k, W_enc, b_enc, W_dec, b_dec)
     raise SAEFileError(
-        f"{checkpoint.path}: overcomplete does not save which latents are kept. Pass to sae-eraser import either --k "
+        f"{checkpoint.path}: overcomplete does not save which latents are kept. Import it with either --k "
         "(the top_k of a TopKSAE) or --threshold (the running_threshold of a BatchTopKSAE)."
     )
 

@@ -12,8 +12,8 @@ from sae_eraser.training.assign import (
     assign_latents,
     carriers_of,
     companions,
-    concept_scores,
     latent_means,
+    latent_scores,
     similarity,
 )
 from sae_eraser.training.data import LabelledImages
@@ -70,12 +70,12 @@ def test_scores_are_the_share_with_the_concept_minus_the_share_without_averaged_
         overall=torch.ones(2, 2),
     )
     first = ((3 / 4 - 1 / 2) + (1 / 2 - 4 / 6)) / 2
-    torch.testing.assert_close(concept_scores(means), torch.tensor([[first, -first]]))
+    torch.testing.assert_close(latent_scores(means), torch.tensor([[first, -first]]))
 
 
 def test_latents_that_never_fire_score_nothing():
     silent = torch.zeros(1, 2, 3)
-    assert concept_scores(LatentMeans(silent, silent, silent[0])).tolist() == [[0.0, 0.0, 0.0]]
+    assert latent_scores(LatentMeans(silent, silent, silent[0])).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_likeness_is_the_cosine_of_mean_activations_around_the_mean_of_all(planted, images):

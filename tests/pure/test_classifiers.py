@@ -197,6 +197,15 @@ def test_a_description_that_is_none(tmp_path, text):
         open_classifier(str(tmp_path / "c.json"), LABELS, {})
 
 
+@pytest.mark.parametrize("library", ["torchvision", "transformers"])
+def test_a_library_that_is_not_installed(tmp_path, monkeypatch, library):
+    write_network(tmp_path)
+    monkeypatch.setitem(sys.modules, library, None)
+    name = str(tmp_path / "c.json") if library == "torchvision" else f"clip:{tmp_path}"
+    with pytest.raises(ClassifierError, match=f"needs {library}: pip install {library}"):
+        open_classifier(name, LABELS, {})
+
+
 @pytest.fixture
 def clip(tmp_path):
     """A folder with a small CLIP of random weights and ComfyUI's copy of CLIP's tokenizer."""

@@ -33,7 +33,7 @@ def test_info_shows_what_training_has_shown(tmp_path, capsys):
     assert main(["info", str(tmp_path / "sae.safetensors")]) == 0
     text = capsys.readouterr().out
     assert shown.startswith(text)
-    assert "fvu: 0." in text and "object: disc" in text and ", accuracy " in text
+    assert "(FVU): 0." in text and "object: disc" in text and " accuracy " in text
 
 
 @pytest.mark.parametrize(

@@ -157,13 +157,13 @@ def test_too_few_pictures_to_hold_some_out(tmp_path, refused):
         (("--k", "17"), "k is 17.*16"),
         (("--k", "0"), "k is 0"),
         (("--latents", "4"), "5 concepts need.*there are 4 latents"),
-        (("--supervised-steps", "-1"), "supervised_steps is -1"),
-        (("--unsupervised-steps", "-1"), "unsupervised_steps is -1"),
-        (("--vectors", "0"), "vectors is 0"),
+        (("--supervised-steps", "-1"), "--supervised-steps is -1"),
+        (("--unsupervised-steps", "-1"), "--unsupervised-steps is -1"),
+        (("--vectors", "0"), "--vectors is 0"),
         (("--maps", "-3"), "maps is -3"),
         (("--patience", "0"), "patience is 0"),
-        (("--learning-rate", "-1"), "learning_rate is -1"),
-        (("--learning-rate", "0"), "learning_rate is 0"),
+        (("--learning-rate", "-1"), "--learning-rate is -1"),
+        (("--learning-rate", "0"), "--learning-rate is 0"),
     ],
 )
 def test_numbers_that_do_not_fit(cache, refused, options, fault):

@@ -45,9 +45,9 @@ def moved_by_block(
 ) -> list[tuple[float, float, float]]:
     """Of each group of blocks, exchanged together: the shares of pictures in which the other prompt's object (style)
     is seen, in which the style (object) is still seen, and which Locate Concept calls moved."""
-    from sae_eraser.nodes.collect.collect_progress import Progress
     from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint
     from sae_eraser.nodes.locate.exchanging import Exchange, PairSampler, partners
+    from sae_eraser.nodes.sample.sampling_progress import SamplingProgress
     from sae_eraser.sae_ops.moved import judge_moved
 
     chosen = pairs_that_differ(pictures // 2, vary)
@@ -56,7 +56,7 @@ def moved_by_block(
     pairs = list(zip(texts[: len(chosen)], texts[len(chosen) :], strict=True))
     varied, shared = (0, 1) if vary == "object" else (1, 0)
     rows = []
-    with Progress(vary, None) as progress:
+    with SamplingProgress(vary, None) as progress:
         settings = SAMPLING | sampling
         sampler = PairSampler(world.clip, pairs, list(range(len(pairs))), 48, settings, len(blocks), progress)
         errors, _ = sampler.errors(world.model, sampler.originals(world.model))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from sae_eraser.sae_ops.autoencoder import SparseAutoencoder
-from sae_eraser.training.assign import concept_scores
+from sae_eraser.training.assign import latent_scores
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.data import choose_images
 
@@ -78,7 +78,7 @@ def own_latents(place: Workplace, sae: LoadedSAE, group: str, concept: int) -> l
     named = [found for found in sae.header.concepts if (found.group, found.name) == (group, GROUPS[group][concept])]
     if sae.header.training.get("supervised_steps") == 0 or not named:
         means, _ = means_of_all_latents(place, sae, group)
-        return [int(concept_scores(means)[concept].argmax())]
+        return [int(latent_scores(means)[concept].argmax())]
     return list(named[0].latents)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sae_eraser.sae_ops.concepts import Concept
 from sae_eraser.sae_ops.file import save_sae
-from sae_eraser.training.assign import assign_latents, concept_scores, latent_means
+from sae_eraser.training.assign import assign_latents, latent_means, latent_scores
 from sae_eraser.training.cache import Cache
 from sae_eraser.training.calibrate import concept_statistics, estimate_threshold
 from sae_eraser.training.data import choose_images
@@ -45,7 +45,7 @@ def _finetune(place: Workplace, group: str, seed: int) -> None:
     concepts = [(kind, name) for kind, names in GROUPS.items() for name in names]
     validating = torch.arange(len(cache.images)) % 5 == 0
     images = choose_images(cache, HOOKPOINTS[group], ~validating, concepts, 4_000_000)
-    latents = assign_latents(concept_scores(latent_means(sae, images)))
+    latents = assign_latents(latent_scores(latent_means(sae, images)))
     labels = cache.labels(concepts).float().to(device())
     batches = Stream(cache, HOOKPOINTS[group], ~validating, buffer_bytes=2**30, seed=seed).maps(MAPS)
     held_maps, _, held = next(Stream(cache, HOOKPOINTS[group], validating, buffer_bytes=2**30, seed=seed).maps(1024))

@@ -6,7 +6,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import BASE
 
-from sae_eraser.nodes.hooks.block_hooks import BlockHook, with_hooks
+from sae_eraser.nodes.hooks.block_hooks import with_hooks
+from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
-from sae_eraser.nodes.hooks.block_hooks import BlockHook, resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from with_comfyui.sampling import differs, encode, erase, with_probe
 from with_comfyui.small_models import call_model
 from with_comfyui.small_transformers import TEXT, small_transformer

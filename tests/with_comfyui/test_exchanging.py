@@ -4,9 +4,9 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_eraser.nodes.collect.collect_progress import Progress
 from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint
 from sae_eraser.nodes.locate.exchanging import Exchange, PairSampler, partners
+from sae_eraser.nodes.sample.sampling_progress import SamplingProgress
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from with_comfyui.collecting import MID, SAMPLING, interrupting
 from with_comfyui.sampling import differs, split_guidance, with_probe
@@ -17,7 +17,7 @@ PAIRS = [("a star in neon style", "a house in neon style"), ("a ring in plain st
 
 def sample(world, model, *names: str, hooked="output", exchange=None, batch_size=2, **changed) -> torch.Tensor:
     """The originals, or what becomes of them when these hookpoints are exchanged."""
-    with Progress("pairs", None) as progress:
+    with SamplingProgress("pairs", None) as progress:
         sampler = PairSampler(world.clip, PAIRS, [3, 4], batch_size, SAMPLING | changed, 1, progress)
         if not names:
             return sampler.originals(model)
@@ -77,7 +77,7 @@ def test_pairs_of_several_lengths_are_judged_as_each_is_alone(world):
     pairs = [("a star", "a ring"), (f"a star{long}", f"a ring{long}")]
 
     def judged(*chosen: int) -> torch.Tensor:
-        with Progress("pairs", None) as progress:
+        with SamplingProgress("pairs", None) as progress:
             own, seeds = [pairs[place] for place in chosen], [3 + place for place in chosen]
             sampler = PairSampler(world.clip, own, seeds, 1, SAMPLING, 1, progress)
             return torch.stack(sampler.errors(model, sampler.originals(model))).unflatten(1, (2, len(own)))

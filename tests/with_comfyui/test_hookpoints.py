@@ -7,7 +7,7 @@ from comfy.ldm.hydit.models import HunYuanDiT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.utils import unet_to_diffusers
 
-from sae_eraser.nodes.hooks.block_hooks import BlockHook
+from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from sae_eraser.sae_ops.hookpoints import HookpointError, find_hookpoint, list_hookpoints
 from with_comfyui.small_models import call_model, relative_error, with_recorder
 

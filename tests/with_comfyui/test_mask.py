@@ -7,7 +7,8 @@ from sae_eraser.nodes.erase.erase_concept import EraseConcept
 from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
 from sae_eraser.nodes.erase.steer_concept import SteerConcept
 from sae_eraser.nodes.files.load_sae import LoadSAE
-from sae_eraser.nodes.hooks.block_hooks import BlockHook, get_hooks, resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.block_hooks import get_hooks, resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from with_comfyui.random_files import MID, UP, write_random_sae
 from with_comfyui.sampling import differs, encode, sample_with, split_guidance
 from with_comfyui.small_transformers import small_transformer

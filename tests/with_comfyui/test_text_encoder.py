@@ -12,7 +12,7 @@ from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders import aura_t5, sd2_clip
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sae_eraser.nodes.hooks.block_hooks import BlockHook
+from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from sae_eraser.nodes.hooks.text_hooks import get_text_hooks, resolve_text_hookpoint, with_text_hooks
 from sae_eraser.sae_ops.hookpoints import HookpointError
 from sae_eraser.sae_ops.text_hookpoints import list_text_hookpoints

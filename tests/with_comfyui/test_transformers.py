@@ -4,7 +4,8 @@ import pytest
 import torch
 from comfy_extras.nodes_flux import FluxKVCache
 
-from sae_eraser.nodes.hooks.block_hooks import BlockHook, resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint, with_hooks
+from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from with_comfyui.small_models import call_model, relative_error, with_recorder
 from with_comfyui.small_transformers import CONFIGS, TEXT, small_transformer

@@ -35,10 +35,10 @@ def open_classifier(name: str, labels: dict[str, list[str]], texts: dict[str, st
 def _open_function(name: str, file: Path, function: str) -> Classifier:
     """A function: uint8 [n, h, w, 3] -> {group: (class names, probabilities [n, classes])}, or that and features."""
     if not file.is_file():
-        raise ClassifierError(f"The classifier {file} does not exist.")
+        raise ClassifierError(f"The classifier {file} does not exist. Correct --classifier.")
     found = getattr(_load(file), function, None)
     if not callable(found):
-        raise ClassifierError(f"{file} has no function '{function}'.")
+        raise ClassifierError(f"{file} has no function '{function}'. Correct --classifier.")
     return Classifier(name, fingerprint(name, file), lambda pictures: _judge(name, found, pictures))
 
 
@@ -46,7 +46,7 @@ def _load(file: Path):
     """Runs the file as Python runs a script: what lies beside it can be imported."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ClassifierError(f"{file} is no Python file.")
+        raise ClassifierError(f"{file} is no Python file. Correct --classifier.")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.resolve().parent))
     try:

@@ -18,8 +18,10 @@ def open_clip(name: str, source: str, labels: dict[str, list[str]], texts: dict[
     The probabilities of a group are the softmax, at the model's own temperature, of the cosines between the picture
     and the texts of the group's classes (Radford et al., 2021, section 3.1.2). Features are the picture's embedding.
     """
-    from transformers import CLIPModel, CLIPTokenizer
-
+    try:
+        from transformers import CLIPModel, CLIPTokenizer
+    except ImportError as error:
+        raise ClassifierError(f"{name} needs transformers: pip install transformers") from error
     local = Path(source).is_dir()
     try:
         model = CLIPModel.from_pretrained(source, local_files_only=local, use_safetensors=True)

@@ -71,7 +71,8 @@ class _Network:
         except RuntimeError as error:
             lines = str(error).strip().splitlines()
             raise ClassifierError(
-                f"{self.weights} does not fit {facts['model']} with {len(self.classes)} classes: {lines[-1].strip()}"
+                f"{self.weights} does not fit {facts['model']} with {len(self.classes)} classes: {lines[-1].strip()}. "
+                "Name the weights, model and classes that belong together."
             ) from error
         self._model.eval().to(device)
         linear = [layer for layer in self._model.modules() if isinstance(layer, nn.Linear)]
@@ -104,7 +105,7 @@ def _build(file: Path, model: str, classes: int) -> nn.Module:
     except ImportError as error:
         raise ClassifierError(f"{file} needs {library}: pip install {library}") from error
     except (ValueError, RuntimeError, TypeError) as error:
-        raise ClassifierError(f"{file}: {library} has no usable model '{name}' ({error}).") from error
+        raise ClassifierError(f"{file}: {library} has no usable model '{name}' ({error}). Correct it.") from error
     raise ClassifierError(f"{file}: '{model}' is no network. Write torchvision/NAME or timm/NAME.")
 
 

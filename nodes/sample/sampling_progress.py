@@ -11,7 +11,7 @@ _running: dict = {}
 """Of the node that runs: its name, images done and in all, and the text at its node."""
 
 
-class Progress:
+class SamplingProgress:
     """Of one run of a node; a context manager."""
 
     def __init__(self, name: str, node_id: str | None):
@@ -19,7 +19,7 @@ class Progress:
         self._node_bar: comfy.utils.ProgressBar | None = None
         self._bar: tqdm | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "SamplingProgress":
         return self
 
     def __exit__(self, *error) -> None:

@@ -20,7 +20,7 @@ _SHORT_NAMES = re.compile(rf"(?<![a-zA-Z0-9.])({'|'.join(map(re.escape, _SHORT))
 
 
 @dataclass(frozen=True)
-class Place:
+class Origin:
     """Each field is "" if nothing tells it."""
 
     hookpoint: str
@@ -31,18 +31,18 @@ class Place:
     """Which tensor of the block; only our own exports say so."""
 
 
-def named_place(checkpoint: Checkpoint) -> Place:
+def named_origin(checkpoint: Checkpoint) -> Origin:
     """What the settings say, or else the names of the file and of the folders it lies in."""
     metadata = checkpoint.config.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     family, hooked = (str(metadata.get(f"sae_eraser_{field}") or "") for field in ("model_family", "hooked"))
     hook_name = str(metadata.get("hook_name") or "")
     if "sae_eraser_hooked" in metadata:  # our own export: a block of any model, by the name that it has here
-        return Place(hook_name, family, hooked)
+        return Origin(hook_name, family, hooked)
     path = checkpoint.path.absolute()
     for name in (hook_name, path.stem, *(folder.name for folder in path.parents[:3])):
         if found := _DIFFUSERS.search(name):
-            return Place(found[0], family, hooked)
+            return Origin(found[0], family, hooked)
         if short := _SHORT_NAMES.search(name):
-            return Place(_SHORT[short[1]], "SDXL", hooked)
-    return Place("", family, hooked)
+            return Origin(_SHORT[short[1]], "SDXL", hooked)
+    return Origin("", family, hooked)

@@ -9,7 +9,7 @@ from comfy_api.latest._io import Hidden, HiddenHolder
 
 from sae_eraser.nodes.collect import cache_filling
 from sae_eraser.nodes.collect.collect_activations import CollectActivations
-from sae_eraser.nodes.collect.collect_progress import PromptServer, size_text
+from sae_eraser.nodes.sample.sampling_progress import PromptServer, size_text
 from with_comfyui.collecting import collector
 from with_comfyui.sampling import with_probe
 

@@ -37,22 +37,14 @@ def build_saes(
     checkpoints belong to another training; CacheError if the shards that can be read have become too few.
     """
     check_examples(plan)
-    cache, orders, concepts, config = plan.cache, plan.orders, plan.concepts, plan.config
+    cache, orders, config = plan.cache, plan.orders, plan.config
     points = [order.hookpoint for order in orders]
     share = memory // len(set(points))
     data = {point: read_hookpoint(plan, point, share, progress) for point in dict.fromkeys(points)}
     _check_batches(config, [each.stream for each in data.values()])
     learners = [_learner(plan, order, data[order.hookpoint]) for order in orders]
-    settings = {
-        "config": asdict(config),
-        "orders": [[o.hookpoint, asdict(o.sae), str(o.out.resolve())] for o in orders],
-        "concepts": concepts,
-        "cache": cache.digest,
-        "base": hashlib.sha256(plan.base.path.read_bytes()).hexdigest() if plan.base else None,
-        "memory": memory,
-        "processes": distributed.processes(),
-    }
-    run = Run(learners, config, Checkpoints(checkpoints, settings, restart), checkpoint_seconds, progress)
+    kept = Checkpoints(checkpoints, _settings(plan, memory), restart)
+    run = Run(learners, config, kept, checkpoint_seconds, progress)
     resumed = run.resume()
     if not resumed and (plan.base or not config.unsupervised_steps):
         run.phase = SUPERVISE
@@ -106,6 +98,19 @@ def build_saes(
             save_sae(made.out, learner.sae, made.header, made.statistics)
         run.checkpoints.remove()
     return finished
+
+
+def _settings(plan: Plan, memory: int) -> dict:
+    """All that the bytes of the SAEs depend on, by which checkpoints of the same training are told."""
+    return {
+        "config": asdict(plan.config),
+        "orders": [[o.hookpoint, asdict(o.sae), str(o.out.resolve())] for o in plan.orders],
+        "concepts": plan.concepts,
+        "cache": plan.cache.digest,
+        "base": hashlib.sha256(plan.base.path.read_bytes()).hexdigest() if plan.base else None,
+        "memory": memory,
+        "processes": distributed.processes(),
+    }
 
 
 def _check_batches(config: TrainingConfig, streams: list[Stream]) -> None:

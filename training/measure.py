@@ -70,13 +70,8 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
     table, fires = (torch.stack(each).view(len(images), -1, len(latents)) for each in (logits, firings))
     detects, fires = (table > 0).float().mean(dim=1), fires.mean(dim=1)
     pictures, apart = shown.sum(dim=0)[:, None].clamp(min=1), shown.T @ (1 - shown)
-    with_concept = shown[:, None].expand_as(table) > 0
-    accuracy, separation = [], []
-    for column in range(len(latents)):
-        yes, no = (table[..., column][mask[..., column]] for mask in (with_concept, ~with_concept))
-        accuracy.append(((yes > 0).float().mean() + (no <= 0).float().mean()) / 2)
-        spread = torch.cat([yes - yes.mean(), no - no.mean()]).square().mean().sqrt()
-        separation.append((yes.mean() - no.mean()) / spread.clamp(min=1e-9))
+    told = [_told_apart(table[shown[:, c] > 0, :, c], table[shown[:, c] == 0, :, c]) for c in range(len(latents))]
+    accuracy, separation = zip(*told, strict=True)
     variance = square.sum() - (total.sum(dim=0).square() / vectors.sum()).sum()
     return Measurement(
         sigmas=levels,
@@ -92,6 +87,14 @@ def measure(sae: SparseAutoencoder, latents: list[list[int]], images: LabelledIm
         mistaken=shown.T @ ((1 - shown) * detects) / apart,
         stray=shown.T @ ((1 - shown) * fires) / apart,
     )
+
+
+def _told_apart(with_concept: torch.Tensor, without: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Accuracy and separation by logits of maps that show the concept, and of others."""
+    accuracy = ((with_concept > 0).float().mean() + (without <= 0).float().mean()) / 2
+    apart = with_concept.mean() - without.mean()
+    spread = torch.cat([with_concept.flatten() - with_concept.mean(), without.flatten() - without.mean()])
+    return accuracy, apart / spread.square().mean().sqrt().clamp(min=1e-9)
 
 
 def balanced_accuracy(said: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:

@@ -153,7 +153,7 @@ def check_examples(plan: Plan) -> None:
 
 def _is_guided(concept: Concept) -> bool:
     """Whether its latents have learned by the guidance loss what its name brings."""
-    return concept.turn in (GUIDED_TURN, SPARING_TURN)
+    return "explained" in concept.facts or concept.turn in (GUIDED_TURN, SPARING_TURN)  # older files lack the first
 
 
 def _concepts(cache: Cache, groups: list[str] | None, base: Base | None) -> list[tuple[str, str]]:

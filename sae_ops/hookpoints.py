@@ -38,6 +38,8 @@ class Hookpoint:
     """The argument of the block, by position or by name, that the stream continues."""
     has_residual: bool = True
     """False if the block changes the shape, so that there is no output minus input."""
+    parts: frozenset[str] = frozenset()
+    """Names of what the block is made of, by which it is known again."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def list_hookpoints(diffusion_model: nn.Module) -> list[Hookpoint]:
             attrgetter(blocks.width)(diffusion_model),
             blocks.stream,
             blocks.argument,
+            parts=parts_of(block),
         )
         for blocks in TRANSFORMERS
         for index, block in enumerate(getattr(diffusion_model, blocks.path, ()))
@@ -129,8 +132,8 @@ def _walk_unet(blocks, path: str, name: str, resamplers: str) -> list[Hookpoint]
             else:
                 kind = ""
             if kind:
-                full = f"{name.format(level)}.{kind}.{counts[kind]}"
-                found.append(Hookpoint(full, f"{path.format(index)}.{place}", width, has_residual=same_shape))
+                full, at = f"{name.format(level)}.{kind}.{counts[kind]}", f"{path.format(index)}.{place}"
+                found.append(Hookpoint(full, at, width, has_residual=same_shape, parts=parts_of(layer)))
                 counts[kind] += 1
             if resamples:
                 level += 1
@@ -140,7 +143,17 @@ def _walk_unet(blocks, path: str, name: str, resamplers: str) -> list[Hookpoint]
 
 def _is_a(module: nn.Module, *names: str) -> bool:
     """By name: ComfyUI's classes cannot be imported here."""
-    return any(base.__name__ in names for base in type(module).__mro__)
+    return any(base.__name__ in names for base in type(_within(module)).__mro__)
+
+
+def parts_of(block: nn.Module) -> frozenset[str]:
+    """Names of the modules that a block is made of."""
+    return frozenset(name for name, _ in _within(block).named_children())
+
+
+def _within(module: nn.Module) -> nn.Module:
+    """What torch.compile has put its shell around, or the module itself."""
+    return getattr(module, "_orig_mod", module)
 
 
 def find_hookpoint(diffusion_model: nn.Module, name: str) -> Hookpoint:

@@ -11,7 +11,7 @@ from ..sae_ops.concepts import ConceptStatistics
 from .data import LabelledImages
 
 NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT = 0.98, 0.97
-"""Shares of the pictures that show a concept, and of the others, by which these are told apart."""
+"""Shares of the pictures that show a concept, and of those of each other kind, by which these are told apart."""
 
 
 def sparing_look_alikes(
@@ -29,18 +29,20 @@ def sparing_look_alikes(
 def detection_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[int]) -> torch.Tensor:
     """Which mean over a map's positions shows each concept, [levels, concepts]; latents: the first of each.
 
-    What nearly all pictures without the concept stay below, or what nearly all with it reach, if that is less. 0 if all
-    or none show it.
+    What nearly all pictures of every other concept stay below, and of none, each taken by itself, since one look-alike
+    among many concepts is but a small share of all others; or what nearly all with the concept reach, if that is less.
+    0 if all or none show it.
     """
     levels, place = images.levels()
     chosen, means = ChosenLatents(sae, latents), torch.zeros(len(images), len(levels), len(latents))
     for image, (maps, _) in enumerate(images):
         z = chosen(maps.to(sae.W_enc.device).mT.contiguous()).mean(dim=2).cpu()
         means[image].index_add_(0, place, z / torch.bincount(place)[place, None])
-    found = torch.zeros_like(means[0])
+    found, kinds = torch.zeros_like(means[0]), (*images.labels.T, ~images.labels.any(dim=1))
     for concept, shown in enumerate(images.labels.T):
         if shown.any() and not shown.all():
-            own, others = means[shown, :, concept], means[~shown, :, concept]
-            reached = own.quantile(1 - NEARLY_ALL_WITH, dim=0)
-            found[:, concept] = others.quantile(NEARLY_ALL_WITHOUT, dim=0).minimum(reached)
+            own, others = means[..., concept], [kind & ~shown for kind in kinds]
+            exceeded = [own[which].quantile(NEARLY_ALL_WITHOUT, dim=0) for which in others if which.any()]
+            reached = own[shown].quantile(1 - NEARLY_ALL_WITH, dim=0)
+            found[:, concept] = torch.stack(exceeded).amax(dim=0).minimum(reached)
     return found

@@ -6,7 +6,6 @@ leak into other branches of the graph, whatever happens in between. While a samp
 in any other call.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
@@ -17,8 +16,8 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...sae_ops.hookpoints import Hookpoint, find_hookpoint
 from ...sae_ops.masks import Place
-from .forward_hooks import BlockHook, Hooks, hooked_blocks
-from .halves import are_prompted, check_images, note_halves, note_prompts
+from .forward_hooks import BlockHook, Hooks, find_block, hooked_blocks
+from .halves import TAKE_OUT, are_prompted, check_images, note_halves, note_prompts
 from .needs import note_call
 from .places import find_place, note_sampled
 from .streams import BlockStream, picture_stream
@@ -32,6 +31,7 @@ WRAPPED = (
     WrappersMP.APPLY_MODEL,
 )
 """What of ComfyUI with_hooks may put wrappers around."""
+TAKE_MASK_OUT = "Take that node out of the workflow, or take the mask out."
 
 
 def resolve_hookpoint(model: ModelPatcher, name: str) -> Hookpoint:
@@ -101,8 +101,7 @@ class HookedModel:
         model, handles = guider.inner_model.diffusion_model, []
         try:
             for hookpoint in {hook.hookpoint for hook in self.hooks}:
-                block = model.get_submodule(hookpoint.path)
-                handles.append(block.register_forward_pre_hook(_refusing(hookpoint)))
+                handles.append(find_block(model, hookpoint).register_forward_pre_hook(_refusing(hookpoint)))
             return executor(guider, *args, **kwargs)
         finally:
             for handle in handles:
@@ -135,16 +134,23 @@ class HookedModel:
             within = (own.hooks for own in executor.wrappers[executor.idx + 1 :] if isinstance(own, HookedModel))
             hooks = self.added(next(within, ()))
         note_call(options, sigmas, prompted)
-        if any(hook.reads_halves for hook in hooks):
+        if reads_halves := any(hook.reads_halves for hook in hooks):
             check_images(len(x), options, prompted)
-        if any(hook.takes_place for hook in hooks):
+        if masked := any(hook.takes_place for hook in hooks):
             place = find_place(x, options, diffusion_model)
             hooks = tuple(_placed(hook, place) if hook.takes_place else hook for hook in hooks)
 
         def find_stream(hookpoint: Hookpoint) -> BlockStream:
             return picture_stream(hookpoint, diffusion_model, x)
 
-        rows = functools.partial(_rows, sigmas, prompted)
+        def rows(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+            if images != len(x) and (masked or reads_halves and not (prompted == prompted[0]).all()):
+                raise RuntimeError(
+                    f"Another node has a block run for {images} pictures at once, where the model is called for "
+                    f"{len(x)}, so SAE Eraser cannot tell which these are. {TAKE_OUT if not masked else TAKE_MASK_OUT}"
+                )
+            return _rows(sigmas, prompted, images)
+
         with hooked_blocks(diffusion_model, hooks, find_stream, rows, len(x)):
             return executor(x, *args, **kwargs)
 

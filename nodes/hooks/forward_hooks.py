@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...sae_ops.hookpoints import Hookpoint, HookpointError
+from ...sae_ops.hookpoints import Hookpoint, HookpointError, parts_of
 from .needs import Need
 from .streams import BlockStream
 
@@ -40,6 +40,20 @@ class BlockHook:
 Hooks = tuple[BlockHook, ...]
 
 
+def find_block(model: torch.nn.Module, hookpoint: Hookpoint) -> torch.nn.Module:
+    """The hookpoint's block. Raises RuntimeError if something else is in its place."""
+    try:
+        block = model.get_submodule(hookpoint.path)
+    except AttributeError:
+        block = None
+    if block is None or not hookpoint.parts <= parts_of(block):
+        raise RuntimeError(
+            f"Another node has put something else in the place of the block {hookpoint.name}, which SAE Eraser hooks "
+            "(First Block Cache or AnimateDiff, for instance). Take that node out of the workflow and run it again."
+        )
+    return block
+
+
 @contextmanager
 def hooked_blocks(
     model: torch.nn.Module,
@@ -60,7 +74,7 @@ def hooked_blocks(
     try:
         for hookpoint, own in at_block.items():
             before, after = _forward_hooks(find_stream(hookpoint), own, rows, ran)
-            block = model.get_submodule(hookpoint.path)
+            block = find_block(model, hookpoint)
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(block.register_forward_hook(after, with_kwargs=True))
         yield

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-UNPROMPTED = ("negative", "empty_negative_prompt")
-"""What guiders call their conditionings of the half that is to be moved away from."""
+UNPROMPTED = "negative"
+"""In what guiders call their conditionings of the half that is to be moved away from."""
 ASKED, HALVES = "sae_eraser_asked", "sae_eraser_halves"
 """Where these are in transformer_options."""
 TAKE_OUT = (
@@ -33,7 +33,7 @@ class Halves:
 def note_prompts(executor, x, timestep, model_options, *args, **kwargs):
     """The wrapper around a guider's prediction; note_halves reads what it leaves in transformer_options."""
     conds = executor.class_obj.original_conds  # to the others ComfyUI adds one half's areas under the other's names
-    prompted = {prompt["uuid"]: name not in UNPROMPTED for name, prompts in conds.items() for prompt in prompts or ()}
+    prompted = {prompt["uuid"]: UNPROMPTED not in name for name, prompts in conds.items() for prompt in prompts or ()}
     return executor(x, timestep, with_note(model_options, ASKED, prompted), *args, **kwargs)
 
 

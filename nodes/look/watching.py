@@ -51,12 +51,15 @@ class Watch:
     """Of the latents that are sampled."""
     _calls: dict[float, list[torch.Tensor]] | None = None
     """What the run in progress has met at every noise level at which the model was called; None in between."""
+    _called: list[int] = field(default_factory=list)
+    """For how many pictures the run in progress has called the model, and had the block run."""
+    _ran: list[int] = field(default_factory=list)
 
     def sample(self, executor, noise, *args, **kwargs):
         """Around one run of a sampler, whatever it is; a run that does not come to its end leaves nothing."""
         if self._calls is not None:  # within the run that is watched: what it meets belongs to that
             return executor(noise, *args, **kwargs)
-        self._shape, self._calls = noise.shape, defaultdict(list)
+        self._shape, self._calls, self._called, self._ran = noise.shape, defaultdict(list), [], []
         try:
             latents = executor(noise, *args, **kwargs)
             if not all(self._calls.values()):
@@ -73,6 +76,12 @@ class Watch:
                     "cannot watch concepts. Take the node out of the workflow that scales them for some steps "
                     "(PatchModelAddDownscale, for instance), or Watch Concepts."
                 )
+            if sum(self._ran) > sum(self._called):
+                raise ValueError(
+                    f"Another node has the block of the SAE '{self.sae.name}' run for other pictures besides those "
+                    "that are sampled (reference ControlNet, for instance), so SAE Eraser cannot tell what was met in "
+                    "which. Take that node out of the workflow, or Watch Concepts."
+                )
             if self._calls:
                 self._keep(latents)
         finally:
@@ -88,12 +97,14 @@ class Watch:
                 "The model is called with parts of the picture (tiles, areas or windows), so SAE Eraser cannot watch "
                 "concepts. Take that node out of the workflow, or Watch Concepts."
             )
+        self._called.append(len(x))
         return executor(x, *args, **kwargs)
 
     def read(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         """The function of the BlockHook; returns x itself."""
         read = is_cond == (self.sae.header.branch == "cond")
         if self._calls is not None:
+            self._ran.append(len(x))
             met = self._calls[sigma[0].item()]
             if read.any():
                 maps = x[read]

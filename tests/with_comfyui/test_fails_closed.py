@@ -44,6 +44,29 @@ def test_pictures_that_go_through_a_copy_of_the_model_are_an_error(model, sample
             sample(erase(model), **sampling)
 
 
+@pytest.mark.parametrize("put", ["something else", "nothing"])
+def test_another_module_in_the_place_of_the_block_is_an_error(model, sample, put):
+    """As First Block Cache puts all blocks there, and AnimateDiff a motion module before it."""
+    erased, plain, blocks = erase(model), sample(model), model.model.diffusion_model.middle_block
+
+    def swapped(apply, call):
+        layers = list(blocks)
+        blocks[1] = torch.nn.Sequential(*layers[1:])
+        if put == "nothing":
+            del blocks[1:]
+        try:
+            return apply(call["input"], call["timestep"], **call["c"])
+        finally:
+            del blocks[:]
+            blocks.extend(layers)
+
+    other = erased.clone()
+    other.set_model_unet_function_wrapper(swapped)
+    with pytest.raises(RuntimeError, match="something else in the place of the block mid_block.attentions.0"):
+        sample(other)
+    assert torch.equal(sample(model), plain)
+
+
 PAST = "block mid_block.attentions.0.*ran in a call of the model that goes past ComfyUI's wrappers.*take the node out"
 
 

@@ -5,6 +5,8 @@ import functools
 import comfy.model_management
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import CFGGuider, calc_cond_batch
 from comfy_extras.nodes_custom_sampler import CFGOverride, DualModelGuider
 from comfy_extras.nodes_perpneg import PerpNeg
 
@@ -206,6 +208,46 @@ def test_a_prompt_that_another_node_brings_is_erased_with_both_halves_or_refused
     for brought in (guided, chained):
         with pytest.raises(RuntimeError, match="a prompt of its own.*Take that node out, or set branch to both"):
             sample(brought, steps=1)
+
+
+@pytest.mark.parametrize("name", ["negative", "xt_negative"])
+def test_a_guiders_negative_is_the_half_without_the_prompt_whatever_it_is_called(world, model, name):
+    """SharkGuider of RES4LYF has several."""
+
+    class Guider(CFGGuider):
+        def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+            conds = [self.conds["xt_positive"], self.conds[name]]
+            prompted, other = calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+            return other + 3.0 * (prompted - other)
+
+    def draw(patched):
+        guider = Guider(patched)
+        guider.inner_set_conds({"xt_positive": encode(world.clip, "a star"), name: encode(world.clip, "a star")})
+        return sample_by(guider, steps=2)
+
+    results = {branch: draw(erase(model, branch=branch)) for branch in ("both", "cond", "uncond")}
+    assert all(differs(found, draw(model)) for found in results.values())
+    assert differs(results["cond"], results["both"]) and differs(results["uncond"], results["both"])
+
+
+def one_by_one(model):
+    """A clone whose diffusion model another node runs for every picture by itself, as RES4LYF does."""
+
+    def run(executor, x, timesteps, context, y, control, transformer_options, *args, **kwargs):
+        parts = zip(x.split(1), timesteps.split(1), context.split(1), strict=True)
+        return torch.cat([executor(*part, y, control, transformer_options, *args, **kwargs) for part in parts])
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "another node", run)
+    return clone
+
+
+def test_blocks_that_run_for_one_picture_of_a_call_are_erased_in_both_halves_or_refused(model, sample):
+    whole = sample(erase(model))
+    torch.testing.assert_close(sample(one_by_one(erase(model))), whole, rtol=1e-3, atol=1e-3)
+    for branch in ("cond", "uncond"):
+        with pytest.raises(RuntimeError, match="run for 1 pictures at once.*called for 2.*or set branch to both"):
+            sample(one_by_one(erase(model, branch=branch)))
 
 
 def in_parts(model, parts: int):

@@ -12,6 +12,7 @@ from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from with_comfyui.random_files import MID, UP, write_random_sae
 from with_comfyui.sampling import differs, encode, sample_with, split_guidance
 from with_comfyui.small_transformers import small_transformer
+from with_comfyui.test_guidance import one_by_one
 from with_comfyui.test_tiles import TILES, in_windows, tiled
 
 ADVANCED = {"start_percent": 0.0, "end_percent": 1.0, "branch": "both"}
@@ -152,6 +153,11 @@ def test_tokens_of_transformers_are_masked_as_the_maps_they_are(comfyui, world, 
     for changed in changes(masked(transformer, left_half(60, 100), sae=file, mode="ablate"), sample):
         assert changed.shape[-2:] == (3, 5)
         assert changed[..., :3].any() and not changed[..., 3:].any()
+
+
+def test_blocks_that_run_for_one_picture_of_a_call_take_no_mask(model, sample):
+    with pytest.raises(RuntimeError, match="run for 1 pictures at once.*called for 2.*or take the mask out"):
+        sample(one_by_one(masked(model, left_half())))
 
 
 def test_context_windows_of_a_picture_take_no_mask(model, sample):

@@ -12,6 +12,7 @@ import nodes
 import pytest
 import torch
 from comfy.hooks import HookGroup
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import CFGGuider, DualCFGGuider
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from comfy_extras.nodes_perpneg import PerpNegGuider
@@ -299,6 +300,20 @@ def test_nor_can_tiles(model, sample):
     patched.set_model_unet_function_wrapper(in_halves)
     with pytest.raises(RuntimeError, match="parts of the picture.*cannot watch"):
         sample(patched)
+
+
+def test_nor_can_a_run_in_which_the_block_sees_other_pictures_too(model, sample):
+    """As with a reference ControlNet."""
+
+    def twice(executor, x, *args, **kwargs):
+        executor(x.flip(3), *args, **kwargs)
+        return executor(x, *args, **kwargs)
+
+    patched, watch = watched(model)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "another node", twice)
+    with pytest.raises(ValueError, match="run for other pictures besides those that are sampled"):
+        sample(patched)
+    assert not watch.runs
 
 
 def test_nor_can_context_windows_of_some_pictures(model, sample):

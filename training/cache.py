@@ -29,6 +29,9 @@ MANIFEST = "manifest.json"
 MAP_POSITIONS = "map_positions"
 CACHE_VERSION = 2
 
+Layout = tuple[dict[str, tuple[int, ...]], torch.Tensor]
+"""What images have: (maps, positions, width) at every hookpoint, and noise levels [1, maps]."""
+
 
 class CacheError(ValueError):
     """The cache cannot be used; the message names the folder or file, the fault and the remedy."""
@@ -89,16 +92,15 @@ class CacheWriter:
             shard for shard in range(part, self.settings.shards, parts) if not _checksum(self.folder, shard).exists()
         ]
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """(maps of an image, positions, width) at every hookpoint, as shards have them; empty if there are none.
-
-        Raises CacheError if it cannot be read.
-        """
+    def layout(self) -> Layout | None:
+        """What the images in the shards have; None if there are none. Raises CacheError if it cannot be read."""
         for shard in range(self.settings.shards):
             if _checksum(self.folder, shard).exists() and _shard(self.folder, shard).exists():
                 with _opened(self.folder, shard) as file:
-                    return {name: tuple(file.get_slice(name).get_shape()[1:]) for name in self.settings.hookpoints}
-        return {}
+                    sigmas = file.get_tensor("sigmas")
+                    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in self.settings.hookpoints}
+                return layout_of(shapes, sigmas)
+        return None
 
     def write_shard(
         self,
@@ -208,14 +210,21 @@ class Cache:
         return [image for shard in self.shards for image in self.settings.shard_images(shard)]
 
     def verify(self) -> Iterator[int]:
-        """Compares every shard with its checksum, yielding its number of bytes after each. Raises CacheError."""
+        """Compares every shard with its checksum and with the first, yielding its number of bytes after each.
+
+        Raises CacheError.
+        """
+        first = next((layout for shard in self.shards if (layout := self._layout(shard))), None)
 
         def fault(shard: int) -> str | None:
             try:
-                is_whole = _sha256(_shard(self.folder, shard)) == self._facts[shard]["sha256"]
+                if _sha256(_shard(self.folder, shard)) != self._facts[shard]["sha256"]:
+                    return "is damaged (its checksum is wrong)"
             except OSError as error:  # of a disk that fails
                 return f"cannot be read ({error})"
-            return None if is_whole else "is damaged (its checksum is wrong)"
+            own = self._layout(shard)
+            fits = own is not None and first is not None and are_alike(own, first)
+            return None if fits else "does not fit the others: it has other hookpoints, maps or noise levels"
 
         with ThreadPoolExecutor(4) as pool:
             for shard, found in zip(self.shards, pool.map(fault, self.shards), strict=True):
@@ -306,6 +315,18 @@ class Cache:
             raise CacheError(f"{_shard(self.folder, shard)} holds NaN or infinity at {hookpoint}. Collect again.")
         return vectors
 
+    def _layout(self, shard: int) -> Layout | None:
+        """What the shard's images have; None if they differ, are not as many as belong there, or cannot be read."""
+        try:
+            with safe_open(_shard(self.folder, shard), framework="pt") as file:
+                sigmas = file.get_tensor("sigmas")
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in self.settings.hookpoints}
+        except (SafetensorError, OSError):
+            return None
+        numbers = {len(sigmas), *(shape[0] for shape in shapes.values())}
+        alike = numbers == {len(self.settings.shard_images(shard))} and are_alike(({}, sigmas), ({}, sigmas[:1]))
+        return layout_of(shapes, sigmas) if alike else None
+
     def _bad(self, shard: int, fault: str) -> None:
         path = _shard(self.folder, shard)
         if not self.skips_bad_shards:
@@ -315,6 +336,18 @@ class Cache:
             )
         self.bad_shards.append(path.name)
         self._facts.pop(shard, None)
+
+
+def layout_of(shapes: dict[str, tuple[int, ...]], sigmas: torch.Tensor) -> Layout:
+    """That of the first image of several, [images, maps, positions, width] at every hookpoint and [images, maps]."""
+    return {name: shape[1:] for name, shape in shapes.items()}, sigmas[:1].clone()
+
+
+def are_alike(layout: Layout, first: Layout) -> bool:
+    """Whether they are the same, noise levels but for rounding; layout may have those of several images."""
+    shapes, sigmas = layout
+    same = shapes == first[0] and sigmas.shape[1] == first[1].shape[1]
+    return same and torch.allclose(sigmas, first[1].expand_as(sigmas), rtol=1e-3, atol=1e-6)
 
 
 def _opened(folder: Path, shard: int):

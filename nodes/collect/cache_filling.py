@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from ...training.cache import CacheSettings, CacheWriter, begun_images_per_shard
+from ...training.cache import CacheSettings, CacheWriter, are_alike, begun_images_per_shard, layout_of
 from ...training.storage import bytes_per_vector
 from ..sample.sampling_progress import SamplingProgress, size_text
 
-SHARD_BYTES = 128_000_000
+SHARD_BYTES, SHARD_IMAGES = 128_000_000, 8
+"""How large shards become, in steps of so many images: no batch goes beyond a shard."""
 FILE_BYTES = 8192
 """What a shard takes on the disk besides its tensors, roughly: header, checksum file, blocks that are not full."""
 
@@ -45,8 +46,9 @@ def fill_cache(
 
     sample(images) -> what these images of settings.images have; at most batch_size, never of two shards.
     map_positions: as Recorder has them, which sample() fills in.
-    settings.images_per_shard does not matter: shards become about SHARD_BYTES large.
-    Raises ValueError before anything is written if the disk cannot hold the share, and CacheError.
+    settings.images_per_shard does not matter: that follows from SHARD_BYTES.
+    Raises ValueError before anything is written if the disk cannot hold the share, or if the sampler calls the model at
+    other noise levels for every batch; and CacheError.
     """
     began = time.monotonic()
     sampled = 0
@@ -55,33 +57,35 @@ def fill_cache(
     if images_per_shard is None:
         images = range(min(batch_size, len(settings.images)))
         first = (images, sample(images))
-        images_per_shard = max(1, SHARD_BYTES // image_bytes(first[1], settings.storage))
+        step = SHARD_IMAGES * image_bytes(first[1], settings.storage)
+        images_per_shard = SHARD_IMAGES * max(1, SHARD_BYTES // step)
         sampled = len(images)
     settings = replace(settings, images_per_shard=images_per_shard)
     writer = CacheWriter(folder, settings)
     missing = writer.missing(*share)
     own = sum(len(settings.shard_images(shard)) for shard in range(share[0], settings.shards, share[1]))
     lacking = sum(len(settings.shard_images(shard)) for shard in missing)
-    shapes = writer.shapes()
+    layout = writer.layout()
     size = 0
     for shard in missing:
         batches = []
         indices = settings.shard_images(shard)
         for start in range(0, len(indices), batch_size):
             images = indices[start : start + batch_size]
-            if first and first[0] == images:
-                batch = first[1]
+            if first and first[0][: len(images)] == images:
+                batch = _leading(first[1], len(images))
             else:
                 batch = sample(images)
                 sampled += len(images)
             if not size:
                 size = image_bytes(batch, settings.storage)
                 _check_disk(folder, lacking * size + len(missing) * FILE_BYTES)
-            shapes = shapes or _shapes(batch)
-            if shapes != _shapes(batch):
+            own_layout = layout_of(_shapes(batch), batch[1])
+            layout = layout or own_layout
+            if not are_alike((own_layout[0], batch[1]), layout):
                 raise ValueError(
-                    "The sampler does not call the model equally often for every batch. Set keep_steps, or choose "
-                    "another sampler."
+                    "The sampler calls the model at other noise levels for every batch (as dpm_adaptive does), so what "
+                    "is usual at each cannot be told. Choose another sampler."
                 )
             batches.append(batch)
             lacking -= len(images)
@@ -102,8 +106,13 @@ def image_bytes(batch: Batch, storage: str) -> int:
     return vectors + 4 * sigmas.shape[1]
 
 
+def _leading(batch: Batch, images: int) -> Batch:
+    """The first images of it."""
+    return {name: tensor[:images] for name, tensor in batch[0].items()}, batch[1][:images]
+
+
 def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape[1:]) for name, tensor in batch[0].items()}
+    return {name: tuple(tensor.shape) for name, tensor in batch[0].items()}
 
 
 def _check_disk(folder: Path, needed: int) -> None:

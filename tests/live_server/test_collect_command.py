@@ -26,7 +26,7 @@ import sys
 
 for name, module in list(sys.modules.items()):
     if name.endswith("nodes.collect.cache_filling"):
-        module.SHARD_BYTES = 50_000
+        module.SHARD_BYTES, module.SHARD_IMAGES = 50_000, 1
 
 NODE_CLASS_MAPPINGS = {}
 """

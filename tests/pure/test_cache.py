@@ -1,6 +1,7 @@
 """The activation cache: written shard by shard, continued after a stop, checked when read."""
 
 import errno
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sae_eraser.training import cache as cache_module
 from sae_eraser.training.cache import (
@@ -38,13 +40,13 @@ SETTINGS = CacheSettings(
 
 
 def vectors(images: range = range(5)) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What is to be written for these images; 3 maps of 6 positions."""
+    """What is to be written for these images; 3 maps of 6 positions, at the same noise levels."""
     generator = torch.Generator().manual_seed(0)
     activations = {
         name: torch.randn(5, 3, 6, width, generator=generator)[images.start : images.stop]
         for name, width in SETTINGS.hookpoints.items()
     }
-    return activations, torch.rand(5, 3, generator=generator)[images.start : images.stop]
+    return activations, torch.rand(3, generator=generator).repeat(len(images), 1)
 
 
 def write(folder: Path, *shards: int, settings: CacheSettings = SETTINGS) -> CacheWriter:
@@ -325,6 +327,30 @@ def test_a_bad_shard_is_made_anew_when_its_checksum_file_is_deleted(folder):
     (folder / "shard-00001.json").unlink()
     write(folder, *CacheWriter(folder, SETTINGS).missing())
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("change", ["noise levels", "positions", "images", "hookpoint"])
+def test_a_shard_of_another_collection_is_named_or_left_out(folder, change):
+    """As when folders of several machines are put together of which one collected something else."""
+    path = folder / "shard-00001.safetensors"
+    tensors = load_file(path)
+    if change == "noise levels":
+        tensors["sigmas"] = tensors["sigmas"] * 2
+    elif change == "hookpoint":
+        del tensors[MID]
+    else:
+        tensors |= {
+            name: t[:1] if change == "images" else t[:, :, :-1] for name, t in tensors.items() if name != "sigmas"
+        }
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path)
+    facts = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    with pytest.raises(CacheError, match="shard-00001.safetensors does not fit the others.*--skip-bad-shards"):
+        list(Cache(folder).verify())
+    cache = Cache(folder, skip_bad_shards=True)
+    assert len(list(cache.verify())) == 3
+    assert (cache.shards, cache.bad_shards) == ([0, 2], ["shard-00001.safetensors"])
 
 
 @pytest.mark.parametrize("found, spoiled", [(b"{", b"?"), (b"mid_block", b"mud_block")])

@@ -37,6 +37,7 @@ IMAGE_BYTES = 2 * 2 * 16 * 128 * 2 + 2 * 4
 def collector(world, output: Path, monkeypatch) -> Callable[..., Path]:
     """collect(...) -> the folder of the cache; shards of three images, in an output folder of the test's own."""
     monkeypatch.setattr(cache_filling, "SHARD_BYTES", 3 * IMAGE_BYTES + 1)
+    monkeypatch.setattr(cache_filling, "SHARD_IMAGES", 1)
     monkeypatch.setattr(folder_paths, "output_directory", str(output))
 
     def run(name="cache", model=world.model, prompts=PROMPTS, hookpoints=f"{MID}, {UP}", seeds=2, **changed) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 
-from sae_eraser.nodes.collect import collect_activations
+from sae_eraser.nodes.collect import cache_filling, collect_activations
 from sae_eraser.nodes.collect.collect_activations import CollectActivations
 from sae_eraser.nodes.collect.recording import spread
 from sae_eraser.nodes.sample.prompt_batch import sample_prompts
@@ -210,21 +210,34 @@ def test_samplers_that_call_the_model_twice_a_step_are_cached_call_by_call(colle
     assert (levels == levels[:1]).all()
 
 
-def test_samplers_that_choose_their_own_number_of_calls_need_keep_steps(collect, monkeypatch):
-    """As dpm_adaptive does."""
+def test_samplers_that_choose_their_own_noise_levels_are_refused(collect, monkeypatch):
+    """As dpm_adaptive does; with keep_steps they have as many, but others."""
 
     def sample_some(model, clip, prompts, seeds, **sampling):
         return sample_prompts(model, clip, prompts, seeds, **(sampling | {"steps": next(calls)}))
 
     monkeypatch.setattr(collect_activations, "sample_prompts", sample_some)
     calls = iter((2, 2, 3, 2))
-    with pytest.raises(ValueError, match="equally often for every batch. Set keep_steps"):
+    with pytest.raises(ValueError, match="other noise levels for every batch.*Choose another sampler"):
         collect()
     calls = iter((3, 3, 3, 3))  # the shards that it lacks would not fit those that it has
-    with pytest.raises(ValueError, match="equally often for every batch. Set keep_steps"):
+    with pytest.raises(ValueError, match="other noise levels for every batch.*Choose another sampler"):
         collect()
-    calls = iter((3, 2, 4, 2, 3))
-    assert activations(collect("kept", keep_steps=2), MID).shape == (8, 2, 16, 128)
+    calls = iter((4, 5, 4, 6, 5))
+    with pytest.raises(ValueError, match="other noise levels for every batch.*Choose another sampler"):
+        collect("kept", keep_steps=3)
+
+
+def test_batches_are_as_large_as_asked_for_where_pictures_take_much(collect, world, monkeypatch):
+    monkeypatch.setattr(cache_filling, "SHARD_BYTES", 1)
+    monkeypatch.setattr(cache_filling, "SHARD_IMAGES", 4)
+    sizes = []
+    folder = collect(model=with_probe(world.model, lambda x, options: sizes.append(len(x) // 2)), batch_size=3)
+    assert sizes[::2] == [3, 1, 3, 1]  # two steps each
+    assert Cache(folder).settings.images_per_shard == 4
+    sizes.clear()
+    collect("large", model=with_probe(world.model, lambda x, options: sizes.append(len(x) // 2)), batch_size=8)
+    assert sizes[::2] == [8, 4]  # of the first batch, which tells how large they are, half is used
 
 
 def test_maps_that_another_node_scales_for_some_steps_are_refused(collect, world, tmp_path):

@@ -1,8 +1,11 @@
 """The command sae-eraser."""
 
 import argparse
+import importlib.metadata
 import io
+import re
 import sys
+from pathlib import Path
 
 from . import (
     collect_command,
@@ -15,9 +18,12 @@ from . import (
 )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="sae-eraser", description="Trains SAEs that erase concepts in ComfyUI.")
+def command_line() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    parser = argparse.ArgumentParser(
+        prog="sae-eraser", description="Makes, measures and converts SAEs that erase concepts in ComfyUI."
+    )
+    parser.add_argument("--version", action="version", version=f"sae-eraser {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (
         locate_command,
@@ -29,7 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
         export_command,
     ):
         module.add_command(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command line; returns the exit status."""
+    options = command_line().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):  # names of concepts may have letters that a terminal lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -39,3 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sae-eraser: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _version() -> str:
+    """The pack's, as the pyproject.toml beside this code says it, or else that of the package which is installed."""
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if project.is_file():
+        found = re.search(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1]
+    try:
+        return importlib.metadata.version("sae-eraser")
+    except importlib.metadata.PackageNotFoundError:
+        return "of an unknown version"

@@ -12,19 +12,24 @@ NODE = "SAEEraser_CollectActivations"
 
 INPUTS: tuple[NodeOption, ...] = (
     ("--hookpoints", "hookpoints", str, "blocks to read, separated by commas, e.g. up_blocks.1.attentions.1"),
-    ("--name", "name", str, "the cache goes to ComfyUI's output/sae_cache/NAME"),
-    ("--seeds", "seeds", int, "pictures of every prompt"),
-    ("--first-seed", "first_seed", int, "the seed of the first of them"),
+    ("--name", "name", str, "name of the cache, which goes to ComfyUI's output/sae_cache/NAME"),
+    ("--seeds", "seeds", int, "number of pictures of every prompt"),
+    ("--first-seed", "first_seed", int, "seed of the first picture of every prompt; the next has the next seed"),
     *SAMPLING,
-    ("--batch-size", "batch_size", int, "pictures sampled at once"),
-    ("--storage", "storage", str, "fp16, bf16 or int8"),
-    ("--keep-steps", "keep_steps", int, "keep so many calls of the model, spread evenly; 0: all"),
-    ("--keep-positions", "keep_positions", int, "keep so many positions of every map, drawn at random; 0: all"),
-    ("--sigma-min", "sigma_min", float, "keep only calls at this noise level or above"),
-    ("--sigma-max", "sigma_max", float, "keep only calls at this noise level or below; 0: no limit"),
-    ("--branch", "branch", str, "cond, or both halves of guidance"),
-    ("--hooked", "hooked", str, "output, or residual (output minus input)"),
-    ("--shard", "shard", str, "2/4 on the second of four machines that fill one cache"),
+    ("--batch-size", "batch_size", int, "number of pictures sampled at once"),
+    ("--storage", "storage", str, "how numbers are stored: fp16 or bf16, 2 bytes each, or int8, 1 byte"),
+    ("--keep-steps", "keep_steps", int, "number of calls of the model to keep for each picture, spread evenly; 0: all"),
+    ("--keep-positions", "keep_positions", int, "number of positions to keep of every map, drawn at random; 0: all"),
+    ("--sigma-min", "sigma_min", float, "lowest noise level (sigma) at which calls are kept"),
+    ("--sigma-max", "sigma_max", float, "highest noise level (sigma) at which calls are kept; 0: no limit"),
+    (
+        "--branch",
+        "branch",
+        str,
+        "half of guidance to keep: cond, that of the prompt; both, which takes twice the space",
+    ),
+    ("--hooked", "hooked", str, "what is read of each block: output, or residual (output minus input)"),
+    ("--shard", "shard", str, "part of the cache to fill, where several machines share it: 2/4 on the second of four"),
 )
 
 
@@ -33,7 +38,8 @@ def add_command(commands) -> None:
     parser = commands.add_parser(
         "collect",
         help="sample labelled prompts in a ComfyUI and cache the activations",
-        description="Does what the node Collect Activations does. Options that are not given are the node's defaults.",
+        description="Does what the node Collect Activations does. Options that are not given have the defaults of the "
+        "node, which its help page lists. Run again after a stop, it goes on after the last finished shard.",
     )
     parser.set_defaults(command=collect)
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")

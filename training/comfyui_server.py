@@ -84,14 +84,16 @@ class ComfyUI:
 def add_comfyui_options(parser: argparse.ArgumentParser) -> None:
     """Adds --comfyui, --server and --comfyui-args, which `chosen_comfyui` reads."""
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--comfyui", type=Path, metavar="FOLDER", help="start the ComfyUI in this folder, then stop it")
-    where.add_argument("--server", metavar="URL", help="use a ComfyUI that runs, e.g. http://127.0.0.1:8188")
+    where.add_argument(
+        "--comfyui", type=Path, metavar="FOLDER", help="folder of a ComfyUI to start, and to stop at the end"
+    )
+    where.add_argument("--server", metavar="URL", help="address of a ComfyUI that runs, e.g. http://127.0.0.1:8188")
     parser.add_argument(
         "--comfyui-args",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="...",
-        help="all that follows goes to ComfyUI's main.py, with --comfyui",
+        help="arguments for the main.py of the ComfyUI that --comfyui starts: all that follow",
     )
 
 

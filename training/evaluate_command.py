@@ -47,7 +47,9 @@ def add_command(commands) -> None:
         "evaluate",
         help="measure what an SAE erases and what it leaves, with a classifier",
         description="Samples labelled prompts in a ComfyUI without and with every erasure, from the same seeds, and "
-        "lets a classifier judge the pictures. Options of sampling that are not given are the nodes' defaults.",
+        "lets a classifier judge the pictures. Options of sampling, erasing and the guard that are not given have the "
+        "defaults of the nodes Sample Prompts, Erase Concept and Concept Guard, which their help pages list. Run again "
+        "after a stop, it goes on where it was.",
     )
     parser.set_defaults(command=evaluate)
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
@@ -57,28 +59,49 @@ def add_command(commands) -> None:
         "--classifier",
         required=True,
         metavar="C",
-        help="FILE.py:FUNCTION, FILE.json (networks of torchvision or timm), clip:FOLDER or clip:ID (a CLIP model)",
+        help="what judges the pictures: FILE.py:FUNCTION, FILE.json (networks of torchvision or timm), clip:FOLDER or "
+        "clip:ID (a CLIP model)",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the pictures and the results")
-    parser.add_argument("--concepts", nargs="+", metavar="NAME", help="default: all of the SAE that the prompts name")
-    parser.add_argument("--strengths", nargs="+", type=float, default=[1.0], metavar="S", help="default: 1")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FOLDER", help="folder for the pictures and the results"
+    )
+    parser.add_argument(
+        "--concepts",
+        nargs="+",
+        metavar="NAME",
+        help="concepts to erase, one at a time (default: all of the SAE that the prompts name)",
+    )
+    parser.add_argument(
+        "--strengths",
+        nargs="+",
+        type=float,
+        default=[1.0],
+        metavar="S",
+        help="strengths to try for each concept (default: 1)",
+    )
     parser.add_argument(
         "--guard",
         metavar="NAME",
-        help="file in ComfyUI's models/sae with which Concept Guard stands behind every erasure",
+        help="file in ComfyUI's models/sae for Concept Guard, which then stands behind every erasure",
     )
-    parser.add_argument("--seeds", type=int, default=1, help="pictures of every prompt (default: 1)")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first picture's; the next has the next one")
-    parser.add_argument("--batch-size", type=int, default=4, help="pictures sampled at once (default: 4)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of pictures of every prompt (default: 1)")
     parser.add_argument(
-        "--confidence", type=float, default=0.5, help="a picture is broken where no class reaches it (default: 0.5)"
+        "--first-seed", type=int, default=0, help="seed of the first picture; the next has the next seed (default: 0)"
+    )
+    parser.add_argument("--batch-size", type=int, default=4, help="number of pictures sampled at once (default: 4)")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.5,
+        help="probability, 0 to 1, that one class must reach, or the picture counts as broken (default: 0.5)",
     )
     parser.add_argument(
         "--clip-text",
         nargs="+",
         default=[],
         metavar="GROUP=TEXT",
-        help='what CLIP compares pictures with, e.g. mood="a {} scene" (default: "a picture of {}")',
+        help='text that CLIP compares pictures with, by group, {} being the concept\'s name, e.g. mood="a {} scene" '
+        '(default: "a picture of {}", for the group style "a picture in {} style")',
     )
     add_node_options(parser, SAMPLING)
     add_node_options(parser, ERASING)

@@ -20,12 +20,22 @@ WEIGHTS = {"saelens": "sae_weights.safetensors", "sparsify": "sae.safetensors"}
 
 def add_command(commands) -> None:
     """Adds `export` to the subcommands of argparse."""
-    command = commands.add_parser("export", help="write an SAE file in another tool's format")
+    command = commands.add_parser(
+        "export",
+        help="write an SAE file in another tool's format",
+        description="Writes the weights of an SAE file and a cfg.json into a folder, as SAELens or sparsify reads "
+        "them. Concepts stay behind, since no other format has them.",
+    )
     command.set_defaults(command=run)
-    command.add_argument("file", type=Path, help="an SAE file")
-    command.add_argument("--to", choices=tuple(EXPORTERS), required=True, help="SAELens or EleutherAI's sparsify")
-    command.add_argument("--out", type=Path, required=True, help="the folder to write")
-    command.add_argument("--overwrite", action="store_true", help="replace an SAE that lies in it")
+    command.add_argument("file", type=Path, help="SAE file to export")
+    command.add_argument(
+        "--to",
+        choices=tuple(EXPORTERS),
+        required=True,
+        help="tool whose format is written: SAELens or EleutherAI's sparsify",
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    command.add_argument("--overwrite", action="store_true", help="replace an SAE that lies in that folder")
 
 
 def run(options: argparse.Namespace) -> None:

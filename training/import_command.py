@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..sae_ops.file import SAEHeader, is_sae_file, save_sae
+from ..sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ..sae_ops.formats import known_formats, no_statistics, read_foreign
 from ..sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 from .concept_tables import Settings, concepts_of_table, read_settings
@@ -17,37 +17,61 @@ REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")
 
 def add_command(commands) -> None:
     """Adds `import` to the subcommands of argparse."""
-    command = commands.add_parser("import", help="turn another tool's SAE into an SAE file")
+    command = commands.add_parser(
+        "import",
+        help="turn another tool's SAE into an SAE file",
+        description="Makes an SAE file of another tool's SAE, whose format is recognised by what is in its files. "
+        "Pickles are read without running anything in them. Without --concepts the SAE can be looked at, but erases "
+        "nothing.",
+    )
     command.set_defaults(command=run)
     command.add_argument(
         "path",
-        help="a file, a folder, or a repository on Hugging Face (owner/name, or a folder or a file in it), in one of "
-        f"the formats {', '.join(known_formats())}",
+        help="file, folder, or repository on Hugging Face (owner/name, or a folder or a file in it), in one of the "
+        f"formats {', '.join(known_formats())}",
     )
-    command.add_argument("--out", type=Path, required=True, help="the file to write, e.g. models/sae/mine.safetensors")
-    command.add_argument("--hookpoint", help="the block it was trained on, e.g. up_blocks.1.attentions.1")
-    command.add_argument("--model-family", help="ComfyUI's name of the model it was trained on, e.g. SD15 or SDXL")
-    command.add_argument("--hooked", choices=("output", "residual"), help="the block's output, or output minus input")
+    command.add_argument("--out", type=Path, required=True, help="file to write, e.g. models/sae/mine.safetensors")
+    command.add_argument(
+        "--hookpoint", help="block it was trained on, e.g. up_blocks.1.attentions.1 (default: as the files say)"
+    )
+    command.add_argument(
+        "--model-family",
+        help="ComfyUI's name of the models it was trained on, e.g. SD15 or SDXL (default: as the files say)",
+    )
+    command.add_argument(
+        "--hooked",
+        choices=HOOKED_TENSORS,
+        help="what it reads: the block's output, or residual, output minus input (default: as the files say, else "
+        "output)",
+    )
     command.add_argument("--k", type=int, help="latents kept for each vector, where the files do not say")
     command.add_argument(
         "--threshold", type=float, help="what latents must exceed, where the files do not say; 0 keeps what is positive"
     )
-    command.add_argument("--concepts", type=Path, help="SAeUron's table of its concepts, cls_latents_dict_....pkl")
-    command.add_argument("--settings", type=Path, help="SAeUron's percentile and multiplier of each, class_params.pth")
-    command.add_argument("--group", default="object", help="what kind of concepts these are (default: %(default)s)")
+    command.add_argument(
+        "--concepts", type=Path, metavar="FILE", help="SAeUron's table of its concepts, cls_latents_dict_....pkl"
+    )
+    command.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="SAeUron's percentile and multiplier of each concept, class_params.pth",
+    )
+    command.add_argument("--group", default="object", help="kind of concepts that these are (default: %(default)s)")
     command.add_argument(
         "--percentile",
         type=float,
         default=Settings.percentile,
-        help="of concepts without settings (default: %(default)s)",
+        help="percentile of all scores above which a latent carries a concept that has no settings "
+        "(default: %(default)s)",
     )
     command.add_argument(
         "--multiplier",
         type=float,
         default=Settings.multiplier,
-        help="of concepts without settings (default: %(default)s)",
+        help="how strongly the edit pushes a concept away that has no settings (default: %(default)s)",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace an SAE file that exists")
+    command.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,13 +9,19 @@ from ..sae_ops.file import set_training_fact
 
 def add_command(commands) -> None:
     """Adds `info` to the subcommands of argparse."""
-    info = commands.add_parser("info", help="show what is in an SAE file, or in another tool's")
+    info = commands.add_parser(
+        "info",
+        help="show what is in an SAE file, or in another tool's",
+        description="Shows for which model and hookpoint an SAE was made, its size and activation, how well it was "
+        "trained, and its concepts. Of another tool's SAE it shows the command that imports it.",
+    )
     info.set_defaults(command=lambda options: show(options.file, options.set_url))
-    info.add_argument("file", type=Path)
+    info.add_argument("file", type=Path, help="SAE file, or file or folder of another tool's SAE")
     info.add_argument(
         "--set-url",
         metavar="URL",
-        help="first write into the file where it can be downloaded; workflows that use it then say so",
+        help="https address of the file, which is first written into it; workflows that use the file then say where "
+        "it can be downloaded",
     )
 
 

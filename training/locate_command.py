@@ -12,14 +12,19 @@ NODE = "SAEEraser_LocateConcept"
 
 INPUTS: tuple[NodeOption, ...] = (
     ("--hookpoints", "hookpoints", str, "blocks to exchange, separated by commas: names, or parts such as attentions"),
-    ("--ranges", "ranges", str, "when to exchange, shares of the sampling, e.g. 0-1,0-0.5,0.5-1"),
-    ("--name", "name", str, "the results go to ComfyUI's output/sae_locate/NAME.json, .md and .png"),
-    ("--seeds", "seeds", int, "noises for every pair"),
-    ("--first-seed", "first_seed", int, "the first of them"),
+    ("--ranges", "ranges", str, "when to exchange: shares of the sampling, separated by commas, e.g. 0-1,0-0.5,0.5-1"),
+    ("--name", "name", str, "name of the results, which go to ComfyUI's output/sae_locate/NAME.json, .md and .png"),
+    ("--seeds", "seeds", int, "number of noises for every pair"),
+    ("--first-seed", "first_seed", int, "seed of the first noise; the next has the next seed"),
     *SAMPLING,
-    ("--batch-size", "batch_size", int, "pairs sampled at once, as four pictures each"),
-    ("--combine", "combine", int, "exchange so many blocks together at most, adding the best one at a time"),
-    ("--hooked", "hooked", str, "output, or residual (output minus input)"),
+    ("--batch-size", "batch_size", int, "number of pairs sampled at once, as four pictures each"),
+    (
+        "--combine",
+        "combine",
+        int,
+        "largest number of blocks exchanged together, adding the best one at a time; 1: no combinations",
+    ),
+    ("--hooked", "hooked", str, "what is exchanged: the block's output, or residual (output minus input)"),
 )
 
 
@@ -28,13 +33,13 @@ def add_command(commands) -> None:
     parser = commands.add_parser(
         "locate",
         help="find the blocks at which a concept is decided",
-        description="Does what the node Locate Concept does, and prints its table. Options that are not given are the "
-        "node's defaults.",
+        description="Does what the node Locate Concept does, and prints its table. Options that are not given have the "
+        "defaults of the node, which its help page lists. Run again after a stop, it goes on where it was.",
     )
     parser.set_defaults(command=locate)
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
     parser.add_argument(
-        "--pairs", required=True, type=Path, metavar="FILE", help="two prompts a line, with a | between them"
+        "--pairs", required=True, type=Path, metavar="FILE", help="file with two prompts a line and a | between them"
     )
     add_node_options(parser, INPUTS)
     add_comfyui_options(parser)

@@ -6,12 +6,12 @@ NodeOption = tuple[str, str, type, str]
 """Option, input of the node, type, help."""
 
 SAMPLING: tuple[NodeOption, ...] = (
-    ("--steps", "steps", int, "steps of the sampler"),
+    ("--steps", "steps", int, "number of steps of the sampler"),
     ("--cfg", "cfg", float, "strength of classifier-free guidance"),
     ("--sampler", "sampler_name", str, "ComfyUI's name of a sampler, e.g. euler"),
     ("--scheduler", "scheduler", str, "ComfyUI's name of a scheduler, e.g. normal"),
-    ("--width", "width", int, "of the pictures, in pixels"),
-    ("--height", "height", int, "of the pictures, in pixels"),
+    ("--width", "width", int, "width of the pictures, in pixels"),
+    ("--height", "height", int, "height of the pictures, in pixels"),
 )
 
 

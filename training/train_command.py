@@ -17,6 +17,7 @@ from .cache import Cache
 from .config import ASSIGNMENTS, PRECISIONS, TrainingConfig
 from .finish import Made
 from .info_command import show
+from .look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from .plan import Order, plan_training
 from .recommend import recommendation
 from .report import write_report
@@ -26,52 +27,85 @@ DEFAULT_K = 32
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS, "branch": TRAINED_BRANCHES}
 KINDS = {"learning_rate": float, "precision": str, "concept_latents": int}
 OPTIONS = {
-    "unsupervised_steps": "steps that learn to reconstruct, if not --extend; 0 trains both at once from random latents",
-    "supervised_steps": "steps that bind each concept to its latent",
-    "vectors": "activation vectors a step, in the first phase",
-    "maps": "maps (one image at one noise level) a step, in the second",
-    "learning_rate": "Adam's (default: 2e-4 / sqrt(latents / 2^14))",
-    "precision": "of the encoder's product (default: bf16 if this machine is fast at it, else fp32)",
-    "assignment": "how latents are given to concepts",
-    "concept_latents": "of every concept: its own, and those that carry the rest of it (default: 24; of uncond 8)",
-    "concept_weight": "of the concept loss beside the reconstruction",
-    "decorrelation_weight": "of the decorrelation within it",
-    "silence_weight": "of the silence, likewise: latents shall not fire where their concept is not",
-    "guidance_weight": "of the guidance loss, by which latents learn what a name brings; needs both halves cached",
-    "dead_after": "vectors without firing after which a latent is revived",
-    "patience": "validations without improvement after which a phase ends",
-    "statistics_vectors": "activation vectors for scores, statistics and strengths",
-    "branch": "half of guidance to learn from: cond, to erase what prompts ask for; uncond, to watch what is drawn",
-    "spare_look_alikes": "erase only where more of a concept is shown than in nearly all pictures of others, or as "
-    "much as in nearly all of its own",
-    "seed": "of everything random",
+    "unsupervised_steps": "steps of the first phase, which learns to reconstruct activations and which --extend leaves "
+    "out; 0: reconstruction and concepts are learned together, from random latents",
+    "supervised_steps": "steps of the second phase, which binds each concept to its latents; 0: each concept gets "
+    "those that tell it best",
+    "vectors": "activation vectors in each step of the first phase",
+    "maps": "maps (one picture at one noise level) in each step of the second phase",
+    "learning_rate": "learning rate of Adam (default: 2e-4 / sqrt(latents / 2^14))",
+    "precision": "precision of the encoder's product (default: bf16 if this machine is fast at it, else fp32)",
+    "assignment": "how latents are given to concepts: greedy, the best score of all first, then the next; optimal, so "
+    "that the sum of all scores is largest",
+    "concept_latents": "latents for each concept: its own and those that carry the rest of it (default: 24, or 8 with "
+    "--branch uncond)",
+    "concept_weight": "weight of the concept loss, beside 1 for the reconstruction",
+    "decorrelation_weight": "weight, within the concept loss, of what keeps concepts from firing together",
+    "silence_weight": "weight, within the concept loss, of what keeps latents from firing in pictures without their "
+    "concept",
+    "guidance_weight": "weight of the guidance loss, by which latents learn what a concept's name brings; it is used "
+    "if the cache holds both halves of guidance",
+    "dead_after": "number of vectors without firing after which a latent counts as dead and is revived",
+    "patience": "number of validations without an improvement after which a phase ends",
+    "statistics_vectors": "activation vectors from which scores, statistics and strengths are computed",
+    "branch": "half of guidance to learn from: cond, what prompts ask for, to erase it; uncond, what is drawn, to "
+    "watch it",
+    "spare_look_alikes": "edit a picture only if it shows more of the concept than "
+    f"{100 * NEARLY_ALL_WITHOUT:g} %% of the pictures without it, or reaches what {100 * NEARLY_ALL_WITH:g} %% of "
+    "those with it reach (default: edit every picture in which the concept fires)",
+    "seed": "seed of all random choices",
 }
 """The fields of TrainingConfig that the command line offers."""
 
 
 def add_command(commands) -> None:
     """Adds `train` to the subcommands of argparse."""
-    train = commands.add_parser("train", help="make SAE files of a cache written by Collect Activations")
+    train = commands.add_parser(
+        "train",
+        help="make SAE files of a cache written by Collect Activations",
+        description="Trains an SAE, or several in one pass, on a cache of activations, and writes a file of each, in "
+        "which every concept has latents of its own. Run again after a stop, it goes on at its last checkpoint.",
+    )
     train.set_defaults(command=run)
-    train.add_argument("cache", type=Path, help="folder of the cache")
+    train.add_argument("cache", type=Path, help="folder of the cache, as Collect Activations has written it")
     train.add_argument(
         "--out",
         type=Path,
         required=True,
-        help="the file to write, e.g. models/sae/mine.safetensors; a folder if several SAEs are trained",
+        help="file to write, e.g. models/sae/mine.safetensors; a folder if several SAEs are trained",
     )
-    train.add_argument("--hookpoint", nargs="+", help="which of the cache's hookpoints; needed if it holds several")
     train.add_argument(
-        "--groups", nargs="+", action="extend", help="which groups of labels become concepts (default: all)"
+        "--hookpoint",
+        nargs="+",
+        help="hookpoints of the cache to train on, an SAE for each; needed if the cache holds several",
     )
-    train.add_argument("--latents", type=int, nargs="+", help="number of latents (default: 16 times the width)")
-    train.add_argument("--k", type=int, nargs="+", help=f"latents kept for each vector (default: {DEFAULT_K})")
-    train.add_argument("--activation", choices=("batchtopk", "topk"), help="default: batchtopk")
+    train.add_argument(
+        "--groups", nargs="+", action="extend", help="groups of labels that become concepts (default: all)"
+    )
+    train.add_argument(
+        "--latents",
+        type=int,
+        nargs="+",
+        help="number of latents, or several for an SAE each (default: 16 times the width of the hookpoint)",
+    )
+    train.add_argument(
+        "--k",
+        type=int,
+        nargs="+",
+        help=f"latents kept for each vector, or several numbers for an SAE each (default: {DEFAULT_K})",
+    )
+    train.add_argument(
+        "--activation",
+        choices=("batchtopk", "topk"),
+        help="which latents are kept: batchtopk, k for each vector on average, by one threshold for all; topk, the k "
+        "largest of every vector (default: batchtopk)",
+    )
     train.add_argument(
         "--extend",
         type=Path,
         metavar="FILE",
-        help="add concepts to this SAE and change no other latent; of topk the new ones take places among the k",
+        help="SAE file to add the cache's other concepts to, without changing its other latents; with topk the new "
+        "latents take places among the k",
     )
     for name, text in OPTIONS.items():
         default, option = getattr(TrainingConfig, name), "--" + name.replace("_", "-")
@@ -81,17 +115,33 @@ def add_command(commands) -> None:
         shown = text if default is None else f"{text} (default: {default})"
         kind = KINDS[name] if default is None else type(default)
         train.add_argument(option, type=kind, choices=CHOICES.get(name), default=default, help=shown)
-    train.add_argument("--memory", type=float, default=1.0, help="GB of activations held in memory (default: 1)")
     train.add_argument(
-        "--checkpoint-minutes", type=float, default=5.0, help="a stop loses at most this much (default: 5)"
+        "--memory", type=float, default=1.0, help="activations held in memory at once, in GB (default: 1)"
     )
-    train.add_argument("--restart", action="store_true", help="forget an unfinished training of the same --out")
-    train.add_argument("--overwrite", action="store_true", help="replace an SAE file that exists")
-    train.add_argument("--skip-bad-shards", action="store_true", help="train without missing and damaged shards")
     train.add_argument(
-        "--progress", choices=PROGRESS, default="bars", help="json: lines of JSON on stdout, for programs"
+        "--checkpoint-minutes",
+        type=float,
+        default=2.0,
+        help="minutes between checkpoints: a stop loses at most so many (default: 2)",
     )
-    train.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="also write curves for TensorBoard")
+    train.add_argument(
+        "--restart", action="store_true", help="forget an unfinished training of the same --out and begin anew"
+    )
+    train.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
+    train.add_argument(
+        "--skip-bad-shards",
+        action="store_true",
+        help="train without the shards of the cache that are missing or damaged",
+    )
+    train.add_argument(
+        "--progress",
+        choices=PROGRESS,
+        default="bars",
+        help="how progress is shown: bars, for people; json, lines of JSON on stdout, for programs (default: bars)",
+    )
+    train.add_argument(
+        "--tensorboard", type=Path, metavar="FOLDER", help="folder to write curves to as well, for TensorBoard"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """The command sae-eraser: what `info` prints, how it fails, and that it runs without being installed."""
 
+import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,32 @@ from pure.planted import plant, write_cache
 from pure.sae_files import rewrite, write_good_file
 from pure.training_runs import train
 from sae_eraser.sae_ops.file import load_sae, set_training_fact
-from sae_eraser.training.cli import main
+from sae_eraser.training.cli import command_line, main
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (found,) = (a for a in command_line()._actions if isinstance(a, argparse._SubParsersAction))
+    return found.choices
+
+
+@pytest.mark.parametrize("name", commands())
+def test_the_help_of_a_command_explains_it_and_all_that_it_takes(name):
+    command = commands()[name]
+    assert command.description and command.description.endswith(".")
+    for action in command._actions:
+        where = " ".join(action.option_strings) or action.dest
+        assert action.help and len(action.help.split()) > 2 and not action.help.endswith("."), where
+        assert not re.match(r"(of|for|default:) ", action.help), f"{where} needs its name to be understood"
+        if action.default not in (None, False, [], argparse.SUPPRESS):
+            assert "(default: " in action.help, where
+    assert command.format_help()
+
+
+def test_the_version_is_that_of_the_checkout(capsys):
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"sae-eraser {version}\n"
 
 
 def test_info_lists_the_concepts(tmp_path, capsys):
@@ -103,7 +130,8 @@ def test_it_runs_from_inside_custom_nodes_without_being_installed(tmp_path):
     copy = tmp_path / "custom nodes" / "sae-eraser"
     for folder in ("sae_ops", "training"):
         shutil.copytree(ROOT / folder, copy / folder)
-    shutil.copy(ROOT / "__init__.py", copy)
+    for file in ("__init__.py", "pyproject.toml"):
+        shutil.copy(ROOT / file, copy)
     with (copy / "training" / "cli.py").open("a") as file:
         file.write("\nprint(__file__)\n")
     command = [sys.executable, copy / "training", "train", "--help"]
@@ -111,3 +139,7 @@ def test_it_runs_from_inside_custom_nodes_without_being_installed(tmp_path):
     assert run.returncode == 0, run.stderr
     assert str(copy) in run.stdout
     assert "--supervised-steps" in run.stdout
+    project = copy / "pyproject.toml"
+    project.write_text(re.sub(r'^version = ".+"$', 'version = "12.3.4"', project.read_text(), flags=re.MULTILINE))
+    run = subprocess.run([*command[:2], "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "sae-eraser 12.3.4"

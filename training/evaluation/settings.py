@@ -15,13 +15,15 @@ from .pictures import ERASE, GUARD, ORIGINAL, SAMPLE, Sampling
 from .scores import labels_of
 
 ERASING: tuple[NodeOption, ...] = (
-    ("--mode", "mode", str, "how Erase Concept edits, e.g. scale or replace"),
-    ("--branch", "branch", str, "which half of guidance it edits: cond, uncond or both"),
-    ("--start-percent", "start_percent", float, "erase from this share of the sampling on"),
-    ("--end-percent", "end_percent", float, "erase up to this share of the sampling"),
+    ("--mode", "mode", str, "how Erase Concept edits: turn, scale, ablate, clamp, replace or paper_compat"),
+    ("--branch", "branch", str, "half of guidance that it edits: cond, uncond or both"),
+    ("--start-percent", "start_percent", float, "share of the sampling, 0 to 1, from which on it erases"),
+    ("--end-percent", "end_percent", float, "share of the sampling, 0 to 1, up to which it erases"),
 )
 """Inputs of Erase Concept that are options."""
-GUARDING: tuple[NodeOption, ...] = (("--threshold", "threshold", float, "score above which the guard withholds"),)
+GUARDING: tuple[NodeOption, ...] = (
+    ("--threshold", "threshold", float, "score above which Concept Guard withholds a picture"),
+)
 """Inputs of Concept Guard that are options."""
 
 

@@ -43,7 +43,7 @@ class CollectActivations(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples. It is not changed."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Clip.Input("clip", tooltip="Text encoder of the model."),
                 io.String.Input(
                     "prompts",
                     multiline=True,
@@ -58,17 +58,19 @@ class CollectActivations(io.ComfyNode):
                     "encoders (text_encoder.text_model.encoder.layers.8) need no sampling: 1 seed is enough.",
                 ),
                 io.String.Input("name", default="my_cache", tooltip="The cache goes to output/sae_cache/NAME."),
-                io.Int.Input("seeds", default=4, min=1, max=10_000, tooltip="Pictures of every prompt."),
-                first_seed_input("The first seed of every prompt; the next has the next one.", advanced=True),
-                *sampling_inputs(steps=25, about_samplers="Which sampler makes the pictures."),
-                io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="Pictures sampled at once."),
+                io.Int.Input("seeds", default=4, min=1, max=10_000, tooltip="Number of pictures of every prompt."),
+                first_seed_input(
+                    "Seed of the first picture of every prompt; the next has the next seed.", advanced=True
+                ),
+                *sampling_inputs(steps=25, about_samplers="Sampler that makes the pictures."),
+                io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="Number of pictures sampled at once."),
                 *_what_to_keep(),
                 io.Combo.Input(
                     "hooked",
                     options=list(HOOKED_TENSORS),
                     default="output",
                     advanced=True,
-                    tooltip="Read the block's output, or output minus input (residual).",
+                    tooltip="What is read of each block: its output, or output minus input (residual).",
                 ),
                 io.String.Input(
                     "shard",
@@ -189,7 +191,8 @@ def _what_to_keep() -> list[io.Input]:
             "storage",
             options=list(STORAGES),
             default="fp16",
-            tooltip="int8 takes half the space of fp16 and costs about 1 % of precision; bf16 holds larger numbers.",
+            tooltip="How numbers are stored. int8 takes half the space of fp16 and costs about 1 % of precision; bf16 "
+            "holds larger numbers.",
         ),
         io.Int.Input(
             "keep_steps",

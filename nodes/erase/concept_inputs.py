@@ -11,6 +11,7 @@ from ..files.sae_files import NONE_INSTALLED, LoadedSAE, fingerprint, list_saes,
 
 
 def model_input() -> io.Input:
+    """The MODEL that is patched."""
     return io.Model.Input("model", tooltip="The model that samples. It is not changed; the output is a patched copy.")
 
 
@@ -43,11 +44,12 @@ def fingerprint_choice(sae: dict | None) -> tuple | None:
 
 def strength_input(more: str = "") -> io.Input:
     """Of erasing; more: what else the tooltip says."""
-    tooltip = "0 changes nothing, 1 erases. If something of the concept is left, try 1.5 or 2."
+    tooltip = "How strongly to erase: 0 changes nothing, 1 erases. If something of the concept is left, try 1.5 or 2."
     return io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=tooltip + more)
 
 
 def percent_inputs(verb: str) -> list[io.Input]:
+    """start_percent and end_percent, which sigma_range reads; verb: what the node does, for the tooltips."""
     percent = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
     return [
         io.Float.Input("start_percent", default=0.0, tooltip=f"{verb} from this share of the sampling on.", **percent),
@@ -56,10 +58,11 @@ def percent_inputs(verb: str) -> list[io.Input]:
 
 
 def mode_input(paper_compat: bool = True) -> io.Input:
+    """How an erasure edits; paper_compat: whether that mode, which PaperEdit alone has, is offered as well."""
     tooltip = (
-        "turn: turn the activations away from the concept, at their length. scale: multiply its latents, as SAeUron "
-        "does. ablate: set them to zero. clamp: set them to their mean in pictures without the concept. replace: copy "
-        "neighbouring positions."
+        "How the concept is changed where it fires. turn: turn the activations away from it, at their length. scale: "
+        "multiply its latents, as SAeUron does. ablate: set them to zero. clamp: set them to their mean in pictures "
+        "without the concept. replace: copy neighbouring positions."
     )
     if paper_compat:
         tooltip += (
@@ -70,6 +73,7 @@ def mode_input(paper_compat: bool = True) -> io.Input:
 
 
 def branch_input(default: str = "both") -> io.Input:
+    """The half of guidance to edit, or both."""
     return io.Combo.Input(
         "branch",
         options=list(BRANCHES),
@@ -81,6 +85,7 @@ def branch_input(default: str = "both") -> io.Input:
 
 
 def mask_input(verb: str) -> io.Input:
+    """The optional MASK, which read_mask reads; verb as in percent_inputs."""
     return io.Mask.Input(
         "mask",
         optional=True,

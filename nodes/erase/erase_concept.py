@@ -32,7 +32,7 @@ class EraseConcept(io.ComfyNode):
             search_aliases=["unlearn", "remove concept", "SAE", "sparse autoencoder", "concept erasure", "safety"],
             inputs=[
                 model_input(),
-                sae_input("What should no longer be drawn."),
+                sae_input("The concept that should no longer be drawn."),
                 strength_input(),
                 *percent_inputs("Erase"),
                 mode_input(),

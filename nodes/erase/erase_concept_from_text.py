@@ -48,7 +48,7 @@ class EraseConceptFromText(io.ComfyNode):
                 io.Clip.Input(
                     "clip", tooltip="The CLIP that encodes prompts. It is not changed; the output is a patched copy."
                 ),
-                sae_input("What prompts should no longer say."),
+                sae_input("The concept that prompts should no longer name."),
                 strength_input(),
                 mode_input(paper_compat=False),
             ],

@@ -29,7 +29,7 @@ class EraseConceptHook(io.ComfyNode):
             "the prompt with Cond Set Props, and schedule it with Set Hook Keyframes.",
             search_aliases=["unlearn", "regional erase", "scheduled erase", "hook", "SAE", "concept erasure"],
             inputs=[
-                sae_input("What the prompt should no longer draw."),
+                sae_input("The concept that the prompt should no longer draw."),
                 strength_input(" Keyframes multiply it."),
                 mode_input(paper_compat=False),
                 mask_input("Erase"),

@@ -47,7 +47,7 @@ class EraseConcepts(io.ComfyNode):
             search_aliases=["unlearn", "remove concepts", "SAE", "concept erasure"],
             inputs=[
                 model_input(),
-                SAE.Input("sae", tooltip="From Load SAE."),
+                SAE.Input("sae", tooltip="The SAE, from Load SAE."),
                 io.String.Input(
                     "concepts",
                     multiline=True,

@@ -30,12 +30,13 @@ class ErasureHook(TransformerOptionsHook):
         self._last: tuple[tuple[Hooks, float], Hooks] | None = None
 
     def clone(self) -> "ErasureHook":
+        """The same erasure with a strength and keyframes of its own."""
         clone = super().clone()
         clone.sae, clone.erasure = self.sae, self.erasure
         return clone
 
     def add_hook_patches(self, model: ModelPatcher, model_options: dict, target_dict, registered) -> bool:
-        """Before sampling. Raises ValueError if the SAE is not for this model."""
+        """Before sampling. Raises as resolve_sae and add_erasures do, if the SAE is not for this model."""
         add_erasures((), resolve_sae(model, self.sae), self.sae, (self.erasure,))
         registered.add(self)
         encoder = whole_encoder(self.sae)
@@ -84,6 +85,7 @@ class ErasureHook(TransformerOptionsHook):
 
 
 def erasure_hook(sae: LoadedSAE, erasure: Erasure) -> ErasureHook:
+    """The hook that erases this; whether the SAE fits the model shows when a model is sampled with it."""
     hook = ErasureHook()
     hook.sae, hook.erasure = sae, erasure
     return hook

@@ -30,15 +30,16 @@ class SteerConcept(io.ComfyNode):
             search_aliases=["strengthen concept", "add concept", "steering", "SAE", "sparse autoencoder"],
             inputs=[
                 model_input(),
-                sae_input("What should be drawn more."),
+                sae_input("The concept that should be drawn more."),
                 io.Float.Input(
                     "strength",
                     default=1.5,
                     min=0.0,
                     max=20.0,
                     step=0.05,
-                    tooltip="0 changes nothing. 1 adds as much of the concept everywhere as pictures of it have on "
-                    "average. 1.5 suits most; 3 seldom brings more, and too much spoils the picture.",
+                    tooltip="How much of the concept is added: 0 changes nothing, 1 adds as much everywhere as "
+                    "pictures of it have on average. 1.5 suits most; 3 seldom brings more, and too much spoils the "
+                    "picture.",
                 ),
                 *percent_inputs("Steer"),
                 branch_input("cond"),
@@ -56,6 +57,7 @@ class SteerConcept(io.ComfyNode):
     def execute(
         cls, model, strength, start_percent, end_percent, branch, sae: dict | None = None, mask=None
     ) -> io.NodeOutput:
+        """At strength 0 the model itself. Raises as open_choice, sigma_range, read_mask and erase do."""
         if strength == 0:
             return io.NodeOutput(model)
         loaded, concept = open_choice(cls, sae)

@@ -38,7 +38,7 @@ class LocateConcept(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model in which the concept is looked for."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Clip.Input("clip", tooltip="Text encoder of the model."),
                 io.String.Input(
                     "pairs",
                     multiline=True,
@@ -61,36 +61,40 @@ class LocateConcept(io.ComfyNode):
                 io.String.Input(
                     "name", default="my_concept", tooltip="Results go to output/sae_locate/NAME.json, .md and .png."
                 ),
-                io.Int.Input("seeds", default=2, min=1, max=10_000, tooltip="Noises for every pair."),
-                first_seed_input("The first noise.", advanced=True),
+                io.Int.Input("seeds", default=2, min=1, max=10_000, tooltip="Number of noises for every pair."),
+                first_seed_input("Seed of the first noise; the next has the next seed.", advanced=True),
                 *sampling_inputs(
                     steps=20,
-                    about_samplers="One that draws no noise of its own, so that both pictures of a pair keep the same "
-                    "noise.",
+                    about_samplers="Sampler that makes the pictures. Choose one that draws no noise of its own, so "
+                    "that both pictures of a pair keep the same noise.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=2, min=1, max=256, tooltip="Pairs sampled at once, as four pictures each."
+                    "batch_size",
+                    default=2,
+                    min=1,
+                    max=256,
+                    tooltip="Number of pairs sampled at once, as four pictures each.",
                 ),
                 io.Int.Input(
                     "combine",
                     default=3,
                     min=1,
                     max=6,
-                    tooltip="So many blocks are exchanged together at most, adding the best one at a time, until the "
-                    "concept cannot slip past. 1 tries no combinations.",
+                    tooltip="Largest number of blocks that are exchanged together, adding the best one at a time, "
+                    "until the concept cannot slip past. 1 tries no combinations.",
                 ),
                 io.Combo.Input(
                     "hooked",
                     options=list(HOOKED_TENSORS),
                     default="output",
                     advanced=True,
-                    tooltip="Exchange the block's output, or only what the block adds: output minus input (residual). "
-                    "Choose what the SAE will be trained on.",
+                    tooltip="What is exchanged: the block's output, or only what the block adds, output minus input "
+                    "(residual). Choose what the SAE will be trained on.",
                 ),
             ],
             outputs=[
                 io.Image.Output("picture", tooltip="A heat map: hookpoints x ranges, and the best combinations."),
-                io.String.Output("table", tooltip="The same in Markdown."),
+                io.String.Output("table", tooltip="The numbers of the picture, in Markdown."),
                 io.String.Output("json", tooltip="Every measurement, picture by picture."),
             ],
             hidden=[io.Hidden.unique_id],

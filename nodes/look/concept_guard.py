@@ -41,8 +41,8 @@ class ConceptGuard(io.ComfyNode):
                     "action",
                     options=list(ACTIONS),
                     default="black",
-                    tooltip="black or blur: what a picture becomes in which one was met. stop: the run ends with an "
-                    "error.",
+                    tooltip="What becomes of a picture in which a concept was met. black or blur: it is blackened or "
+                    "blurred. stop: the run ends with an error.",
                 ),
             ],
             outputs=[

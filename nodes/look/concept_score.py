@@ -32,7 +32,7 @@ class ConceptScore(io.ComfyNode):
                 threshold_input(),
             ],
             outputs=[
-                io.Float.Output("score", tooltip="That of the concept; of a batch the highest."),
+                io.Float.Output("score", tooltip="Score of the concept; of a batch the highest."),
                 io.Boolean.Output("met", tooltip="Whether the score is above the threshold."),
                 io.String.Output("scores", tooltip="All concepts, the one met most first."),
             ],

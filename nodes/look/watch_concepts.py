@@ -11,7 +11,7 @@ SAE_WATCH = io.Custom("SAE_WATCH")
 def look_inputs() -> list[io.Input]:
     """What tells a node at which run of a sampler to look."""
     return [
-        SAE_WATCH.Input("watch", tooltip="From Watch Concepts."),
+        SAE_WATCH.Input("watch", tooltip="What was watched, from Watch Concepts."),
         io.Latent.Input("latent", tooltip="What the sampler has made with the watched model, unchanged."),
     ]
 
@@ -30,7 +30,7 @@ class WatchConcepts(io.ComfyNode):
             search_aliases=["inspect", "probe", "interpretability", "SAE", "record activations"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples. It draws the same, watched or not."),
-                SAE.Input("sae", tooltip="From Load SAE. All of its concepts are watched."),
+                SAE.Input("sae", tooltip="The SAE, from Load SAE. All of its concepts are watched."),
             ],
             outputs=[
                 io.Model.Output(tooltip="The watched model, for the sampler."),

@@ -24,7 +24,7 @@ class SamplePrompts(io.ComfyNode):
             search_aliases=["prompt list", "batch prompts", "evaluate erasure"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Clip.Input("clip", tooltip="Text encoder of the model."),
                 io.String.Input(
                     "prompts",
                     multiline=True,
@@ -32,11 +32,11 @@ class SamplePrompts(io.ComfyNode):
                     tooltip="One JSON object a line, CSV with a header, or the name of a file, as Collect Activations "
                     "takes them. Labels are not needed.",
                 ),
-                first_seed_input("The first prompt's seed; the second has the next one, and so on."),
+                first_seed_input("Seed of the first prompt; the second has the next one, and so on."),
                 *sampling_inputs(
                     steps=25,
-                    about_samplers="Samplers that add noise at every step draw it for the whole batch from the first "
-                    "seed.",
+                    about_samplers="Sampler that makes the pictures. Those that add noise at every step draw it for "
+                    "the whole batch from the first seed.",
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="One latent a prompt, in their order.")],

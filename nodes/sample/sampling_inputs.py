@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 def sampling_inputs(steps: int, about_samplers: str) -> list[io.Input]:
     """steps: the default."""
-    size = {"default": 512, "min": 16, "max": 8192, "step": 8, "tooltip": "Of the pictures, in pixels."}
+    size = {"default": 512, "min": 16, "max": 8192, "step": 8}
     return [
-        io.Int.Input("steps", default=steps, min=1, max=1000, tooltip="Steps of the sampler."),
+        io.Int.Input("steps", default=steps, min=1, max=1000, tooltip="Number of steps of the sampler."),
         io.Float.Input(
             "cfg", default=7.0, min=0.0, max=30.0, step=0.1, tooltip="Strength of classifier-free guidance."
         ),
@@ -19,10 +19,10 @@ def sampling_inputs(steps: int, about_samplers: str) -> list[io.Input]:
             "scheduler",
             options=comfy.samplers.KSampler.SCHEDULERS,
             default="normal",
-            tooltip="Which noise levels the steps are at.",
+            tooltip="How the noise levels of the steps are chosen.",
         ),
-        io.Int.Input("width", **size),
-        io.Int.Input("height", **size),
+        io.Int.Input("width", tooltip="Width of the pictures, in pixels.", **size),
+        io.Int.Input("height", tooltip="Height of the pictures, in pixels.", **size),
     ]
 
 

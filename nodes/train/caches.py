@@ -10,6 +10,7 @@ from ...training.cache import MANIFEST, Cache, CacheError
 
 
 def caches_folder() -> Path:
+    """Where Collect Activations keeps its caches: output/sae_cache."""
     return Path(folder_paths.get_output_directory(), "sae_cache")
 
 

@@ -55,7 +55,7 @@ class ImportSAE(io.ComfyNode):
                     "Without concepts nothing can be erased.",
                 ),
                 io.String.Input(
-                    "group", default="object", tooltip="What kind of concepts these are, such as object or style."
+                    "group", default="object", tooltip="Kind of concepts that these are, such as object or style."
                 ),
                 io.Boolean.Input("overwrite", default=False, tooltip="Replace an SAE file of this name."),
                 *_advanced_inputs(),
@@ -159,7 +159,7 @@ def _advanced_inputs() -> list[io.Input]:
             options=[AS_FILES_SAY, *HOOKED_TENSORS],
             default=AS_FILES_SAY,
             advanced=True,
-            tooltip="It reads the block's output, or output minus input (residual).",
+            tooltip="What the SAE reads: the block's output, or output minus input (residual).",
         ),
         io.String.Input(
             "settings",
@@ -171,10 +171,10 @@ def _advanced_inputs() -> list[io.Input]:
             "percentile",
             default=99.999,
             min=0.0,
-            max=100.0,
+            max=99.999,
             step=0.001,
             advanced=True,
-            tooltip="Of concepts without settings: latents whose score exceeds this percentile carry the concept.",
+            tooltip="Percentile of all scores above which a latent carries a concept that has no settings.",
         ),
         io.Float.Input(
             "multiplier",
@@ -183,7 +183,7 @@ def _advanced_inputs() -> list[io.Input]:
             max=1000.0,
             step=0.1,
             advanced=True,
-            tooltip="Of concepts without settings: how strongly the edit pushes the concept away.",
+            tooltip="How strongly the edit pushes a concept away that has no settings.",
         ),
         io.Int.Input(
             "k",
@@ -206,6 +206,7 @@ def _advanced_inputs() -> list[io.Input]:
             "download",
             default=False,
             advanced=True,
-            tooltip="Get the path, owner/name or what lies in it, from Hugging Face if it is not on this computer.",
+            tooltip="Get the path from Hugging Face if it is not on this computer: it is owner/name then, or a folder "
+            "or file in that.",
         ),
     ]

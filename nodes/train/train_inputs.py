@@ -9,6 +9,7 @@ CONCEPT_WEIGHT = 0.3
 
 
 def train_inputs() -> list[io.Input]:
+    """Those that the node always shows. Their defaults are the trainer's, which is not imported at ComfyUI's start."""
     return [
         io.String.Input(
             "cache",
@@ -16,11 +17,15 @@ def train_inputs() -> list[io.Input]:
             tooltip="Name of a folder in output/sae_cache, or a whole path. Connect Collect Activations here.",
         ),
         io.String.Input("name", default="my_sae", tooltip="The SAE goes to models/sae/NAME.safetensors."),
-        io.String.Input("hookpoint", default="", tooltip="Which of the cache's blocks; empty if it holds one alone."),
+        io.String.Input(
+            "hookpoint",
+            default="",
+            tooltip="Block of the cache to train on; empty if the cache holds one alone.",
+        ),
         io.String.Input(
             "groups",
             default="",
-            tooltip="Which groups of labels become concepts, separated by commas; empty for all.",
+            tooltip="Groups of labels that become concepts, separated by commas; empty for all.",
         ),
         io.Int.Input(
             "latents",
@@ -35,27 +40,30 @@ def train_inputs() -> list[io.Input]:
             default=1000,
             min=0,
             max=10**7,
-            tooltip="Steps that learn to reconstruct; 0 trains both at once from random latents.",
+            tooltip="Steps of the first phase, which learns to reconstruct activations; 0 learns that and the concepts "
+            "together, from random latents.",
         ),
         io.Int.Input(
             "supervised_steps",
             default=2000,
             min=0,
             max=10**7,
-            tooltip="Steps that bind each concept to its latent.",
+            tooltip="Steps of the second phase, which binds each concept to its latents.",
         ),
         io.Boolean.Input("overwrite", default=False, tooltip="Replace an SAE file of this name."),
     ]
 
 
 def advanced_train_inputs() -> list[io.Input]:
+    """Those that it shows on demand, likewise."""
     return [
         io.Combo.Input(
             "activation",
             options=["batchtopk", "topk"],
             default="batchtopk",
             advanced=True,
-            tooltip="batchtopk: k is the mean over many vectors. topk: it is the number for every vector.",
+            tooltip="Which latents are kept. batchtopk: k is the mean over many vectors. topk: it is the number for "
+            "every vector.",
         ),
         io.Int.Input(
             "vectors",
@@ -63,7 +71,7 @@ def advanced_train_inputs() -> list[io.Input]:
             min=1,
             max=2**24,
             advanced=True,
-            tooltip="Activation vectors a step, in the unsupervised phase.",
+            tooltip="Activation vectors in each step of the unsupervised phase.",
         ),
         io.Int.Input(
             "maps",
@@ -71,7 +79,7 @@ def advanced_train_inputs() -> list[io.Input]:
             min=1,
             max=2**16,
             advanced=True,
-            tooltip="Maps (one picture at one noise level) a step, in the supervised phase.",
+            tooltip="Maps (one picture at one noise level) in each step of the supervised phase.",
         ),
         io.Float.Input(
             "learning_rate",
@@ -80,7 +88,7 @@ def advanced_train_inputs() -> list[io.Input]:
             max=1.0,
             step=1e-5,
             advanced=True,
-            tooltip="Adam's; 0 chooses by the number of latents.",
+            tooltip="Learning rate of Adam; 0 chooses one by the number of latents.",
         ),
         io.Int.Input(
             "seed",
@@ -89,7 +97,7 @@ def advanced_train_inputs() -> list[io.Input]:
             max=2**31 - 1,
             control_after_generate=False,
             advanced=True,
-            tooltip="Of everything random.",
+            tooltip="Seed of all random choices.",
         ),
         io.Float.Input(
             "memory",
@@ -98,7 +106,7 @@ def advanced_train_inputs() -> list[io.Input]:
             max=1024.0,
             step=0.1,
             advanced=True,
-            tooltip="GB of activations held in memory.",
+            tooltip="Activations held in memory at once, in GB.",
         ),
         io.Float.Input(
             "checkpoint_minutes",
@@ -107,7 +115,7 @@ def advanced_train_inputs() -> list[io.Input]:
             max=1440.0,
             step=0.5,
             advanced=True,
-            tooltip="Cancelling loses at most so many minutes.",
+            tooltip="Minutes between checkpoints: cancelling loses at most so many.",
         ),
         io.Boolean.Input(
             "restart",
@@ -145,7 +153,7 @@ def advanced_train_inputs() -> list[io.Input]:
             default=False,
             optional=True,
             advanced=True,
-            tooltip="Erase only in pictures that show more of a concept than nearly all others do, or as much as "
-            "nearly all of its own. Its look-alikes stay, and so does what shows only a little of it.",
+            tooltip="Edit a picture only if it shows more of the concept than 97 % of the pictures without it, or "
+            "reaches what 98 % of those with it reach. Look-alikes stay, and so does what shows only a little of it.",
         ),
     ]

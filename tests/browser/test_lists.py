@@ -144,9 +144,9 @@ def test_what_is_said_of_the_concept_is_translated(comfy: ComfyPage, workflow):
     said = f"app.graph.nodes.find(n => n.type === '{ERASE}').widgets.find(w => w.name === 'sae.concept').tooltip"
     comfy.open(**{"Comfy.Locale": "zh"})
     comfy.load(workflow)
-    assert comfy.page.evaluate(said) == "不应再被画出的内容。"
+    assert comfy.page.evaluate(said) == "不应再被画出的概念。"
     comfy.choose(ERASE, "sae", STYLES_FILE)
-    assert comfy.page.evaluate(said) == "不应再被画出的内容。"
+    assert comfy.page.evaluate(said) == "不应再被画出的概念。"
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes_2.0"])

@@ -98,3 +98,10 @@ def test_comfyui_runs_the_node_again_when_the_files_have_changed(saes):
 
 def test_the_defaults_are_the_commands(pack):
     assert (inputs()["percentile"], inputs()["multiplier"]) == (Settings.percentile, Settings.multiplier)
+
+
+@pytest.mark.parametrize("end", ["min", "max"])
+def test_the_command_takes_every_percentile_and_multiplier_that_the_page_offers(pack, end):
+    spec = ImportSAE.GET_NODE_INFO_V1()["input"]["required"]
+    ends = {name: spec[name][1][end] for name in ("percentile", "multiplier")}
+    assert Settings(**ends).are_possible

@@ -14,7 +14,8 @@ from .sparse import kept_latents
 def estimate_threshold(sae: SparseAutoencoder, batches: Iterator[torch.Tensor], count: int = 50) -> None:
     """Sets batchtopk's threshold to the smallest activation kept in a training batch, averaged over `count` batches.
 
-    batches: activation vectors [batch, d]. In fp32, as encode() works. (BatchTopK, arXiv 2412.06410.)
+    batches: activation vectors [batch, d]. In fp32, as encode() works. (BatchTopK, arXiv 2412.06410.) Raises ValueError
+    if no latent fires.
     """
     if sae.config.activation != "batchtopk":
         return

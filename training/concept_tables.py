@@ -29,6 +29,7 @@ class Settings:
 
     @property
     def are_possible(self) -> bool:
+        """Whether the percentile leaves latents, and the multiplier is a finite number."""
         return 0 <= self.percentile < 100 and abs(self.multiplier) < float("inf")
 
 

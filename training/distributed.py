@@ -21,10 +21,12 @@ def stop() -> None:
 
 
 def rank() -> int:
+    """The number of this process, from 0 on; the first one writes and speaks."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def processes() -> int:
+    """How many train together."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 

@@ -32,7 +32,10 @@ class HookpointData:
 
 
 def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) -> HookpointData:
-    """memory: bytes for buffered activations. progress: told while images are read one by one."""
+    """memory: bytes for buffered activations. progress: told while images are read one by one.
+
+    Raises CacheError if all activations are the same.
+    """
 
     def told(phase: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(phase, done, total, {})

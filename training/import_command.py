@@ -41,8 +41,8 @@ def add_command(commands) -> None:
     command.add_argument(
         "--hooked",
         choices=HOOKED_TENSORS,
-        help="what it reads: the block's output, or residual, output minus input (default: as the files say, else "
-        "output)",
+        help="what it reads: the block's output, or residual, output minus input (default: as the files say, or "
+        "else as that tool has it)",
     )
     command.add_argument("--k", type=int, help="latents kept for each vector, where the files do not say")
     command.add_argument(

@@ -109,6 +109,7 @@ class Learner:
         return {"sae": self.sae.state_dict(), "adam": self._adam.state_dict(), "silent": self.silent}
 
     def load_state(self, state: dict) -> None:
+        """Takes over what state() gave."""
         self.sae.load_state_dict(state["sae"])
         self._adam.load_state_dict(state["adam"])
         self.silent.copy_(state["silent"])

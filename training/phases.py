@@ -37,6 +37,7 @@ class Track:
     """Validations since the best one."""
 
     def better(self, loss: float, learner: Learner) -> None:
+        """Keeps the learner's weights if this loss of a validation is the least so far, else counts one that is not."""
         if loss < self.best_loss:
             state = {name: tensor.detach().cpu().clone() for name, tensor in learner.sae.state_dict().items()}
             self.best_loss, self.best, self.worse = loss, state, 0
@@ -72,6 +73,7 @@ class Run:
         return True
 
     def save(self) -> None:
+        """Writes a checkpoint, in one process alone. Raises ValueError if another training saves there."""
         if distributed.rank() == 0:
             state = {
                 "phase": self.phase,
@@ -97,7 +99,8 @@ class Run:
 def run_phase(run: Run, steps: int, batches: Callable[[int], Iterator], step: Step, validate: Validate) -> None:
     """Goes through the steps of run.phase from run.step on; a learner that has stopped improving is left alone.
 
-    batches(start) gives what each step is made of, from the start-th on.
+    batches(start) gives what each step is made of, from the start-th on. Raises ValueError if a loss is not finite, or
+    as run.save does.
     """
     every = -(-steps // run.config.validations)
     saved = shown = time.monotonic()

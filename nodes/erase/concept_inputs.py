@@ -38,7 +38,10 @@ def open_choice(node: type[io.ComfyNode], sae: dict | None) -> tuple[LoadedSAE, 
 
 
 def fingerprint_choice(sae: dict | None) -> tuple | None:
-    """Of the chosen file, so that a node runs again when the file has changed; None if the list has no such file."""
+    """Of the chosen file, so that a node runs again when the file has changed; None if the list has no such file.
+
+    Raises SAEFileError if the file is gone.
+    """
     return fingerprint(sae["sae"]) if sae else None
 
 

@@ -51,6 +51,7 @@ class EraseConcept(io.ComfyNode):
     def execute(
         cls, model, strength, start_percent, end_percent, mode, branch, sae: dict | None = None, mask=None
     ) -> io.NodeOutput:
+        """At strength 0 the model itself. Raises as open_choice, sigma_range, read_mask, Erasure and erase do."""
         if strength == 0:
             return io.NodeOutput(model)
         loaded, concept = open_choice(cls, sae)

@@ -15,7 +15,7 @@ def erase_from_text(clip: CLIP, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -
     """A clone of the CLIP that erases these concepts from prompts, besides those that earlier nodes erase.
 
     Raises ValueError if the SAE is not for a text encoder, or reads another width; HookpointError if the layer is
-    missing. The model family is not compared: SD1.5, SDXL, SD3 and Flux have the same CLIP-L.
+    missing; and as add_erasures does. The model family is not compared: SD1.5, SDXL, SD3 and Flux have the same CLIP-L.
     """
     header = sae.header
     if not is_text_hookpoint(header.hookpoint):
@@ -62,6 +62,7 @@ class EraseConceptFromText(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, strength, mode, sae: dict | None = None) -> io.NodeOutput:
+        """At strength 0 the CLIP itself. Raises as open_choice and erase_from_text do."""
         if strength == 0:
             return io.NodeOutput(clip)
         loaded, concept = open_choice(cls, sae)

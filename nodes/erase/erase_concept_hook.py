@@ -45,6 +45,7 @@ class EraseConceptHook(io.ComfyNode):
 
     @classmethod
     def execute(cls, strength, mode, sae: dict | None = None, mask=None, prev_hooks=None) -> io.NodeOutput:
+        """At strength 0 the other hooks alone. Raises as open_choice and read_mask do."""
         hooks = prev_hooks.clone() if prev_hooks else HookGroup()
         if strength != 0:
             loaded, concept = open_choice(cls, sae)

@@ -65,6 +65,10 @@ class EraseConcepts(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, sae, concepts, start_percent, end_percent, mode, branch, mask=None) -> io.NodeOutput:
+        """The model itself if all strengths are 0.
+
+        Raises as read_mask, sigma_range, parse_concepts, find_concept, Erasure and erase do.
+        """
         where = read_mask(mask)
         start, end = sigma_range(model, start_percent, end_percent)
         erasures = tuple(

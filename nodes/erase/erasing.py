@@ -26,7 +26,7 @@ _encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyD
 
 @dataclass(frozen=True, eq=False)
 class EraseFunction:
-    """The function of a BlockHook that erases."""
+    """The function of a BlockHook that erases. Raises ValueError if paper_compat is combined with other modes."""
 
     sae: LoadedSAE
     erasures: tuple[Erasure, ...]
@@ -119,7 +119,7 @@ def add_erasures(
 ) -> Hooks:
     """The hooks, with these erasures and their needs joined to those of the same SAE.
 
-    Raises ValueError if it cannot erase.
+    Raises ValueError if it cannot erase, or as EraseFunction does.
     """
     if sae.header.branch == "uncond":
         raise ValueError(

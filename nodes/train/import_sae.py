@@ -97,6 +97,11 @@ class ImportSAE(io.ComfyNode):
         threshold,
         download,
     ) -> io.NodeOutput:
+        """Imports, unless that was done before.
+
+        Raises ValueError if a path names nothing, or if the file exists, is another one and is not to be replaced; else
+        as run_command and open_sae do.
+        """
         out = new_sae_path(name)
         given = {
             "hookpoint": hookpoint.strip(),

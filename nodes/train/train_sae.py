@@ -73,6 +73,11 @@ class TrainSAE(io.ComfyNode):
         spare_look_alikes=False,
         **options,
     ) -> io.NodeOutput:
+        """Trains, unless that was done before.
+
+        Raises ValueError if there is no such cache or hookpoint, or if the file exists and is not to be replaced; else
+        as run_command and open_sae do.
+        """
         out = new_sae_path(name)
         folder = find_cache(cache)
         options["learning_rate"] = options["learning_rate"] or None

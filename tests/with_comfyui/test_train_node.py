@@ -23,6 +23,7 @@ from sae_eraser.nodes.train import command
 from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
+from sae_eraser.training.cli import command_line
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.train_command import DEFAULT_K
 from with_comfyui.collecting import MID, UP, collector
@@ -257,3 +258,13 @@ def test_the_defaults_are_the_trainers(pack):
     for name in own.keys() & vars(theirs).keys() - {"learning_rate"}:
         assert own[name] == getattr(theirs, name), name
     assert own["k"] == DEFAULT_K
+
+
+def test_the_defaults_are_the_commands(pack):
+    own, theirs = inputs_of(TrainSAE), vars(command_line().parse_args(["train", "my_cache", "--out", "x.safetensors"]))
+    worked_out = {"hookpoint": "", "groups": "", "latents": 0, "learning_rate": 0.0}
+    worked_out |= {"k": DEFAULT_K, "activation": "batchtopk"}
+    assert own.keys() - theirs.keys() == {"name"}
+    assert {name for name in own.keys() & theirs.keys() if theirs[name] is None} == {*worked_out}
+    for name in own.keys() & theirs.keys() - {"cache"}:
+        assert own[name] == (theirs | worked_out)[name], name

@@ -45,7 +45,7 @@ def see_where_a_concept_is(graph: Graph) -> None:
     )
 
 
-def guard(graph: Graph) -> None:
+def withhold_pictures_of_a_concept(graph: Graph) -> None:
     checkpoint = load(graph)
     watched = watch(graph, checkpoint, DRAWN)
     prompts = ("a star in neon style", "a heart in neon style", "a tree in plain style", "a star in plain style")
@@ -69,9 +69,9 @@ def guard(graph: Graph) -> None:
     save(graph, guarded["IMAGE"], (1200, LOWER), "Guarded")
     graph.note(
         (0, 380),
-        (380, 330),
+        (380, 370),
         "How it works",
-        "## Guard\n\n"
+        "## Withhold pictures of a concept\n\n"
         "**Concept Guard** lets no picture through in which one of its concepts was met: it blurs or blackens it, or "
         "stops the run. The others of the batch stay as they are. It goes by what is drawn, whatever the prompt says; "
         "an **Erase Concept** before **Watch Concepts** leaves it little to do.\n\n"

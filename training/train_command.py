@@ -51,8 +51,8 @@ OPTIONS = {
     "branch": "half of guidance to learn from: cond, what prompts ask for, to erase it; uncond, what is drawn, to "
     "watch it",
     "spare_look_alikes": "edit a picture only if it shows more of the concept than "
-    f"{100 * NEARLY_ALL_WITHOUT:g} %% of the pictures without it, or reaches what {100 * NEARLY_ALL_WITH:g} %% of "
-    "those with it reach (default: edit every picture in which the concept fires)",
+    f"{100 * NEARLY_ALL_WITHOUT:g} %% of the pictures of each other concept, or reaches what {100 * NEARLY_ALL_WITH:g} "
+    "%% of its own reach (default: edit every picture in which the concept fires)",
     "seed": "seed of all random choices",
 }
 """The fields of TrainingConfig that the command line offers."""

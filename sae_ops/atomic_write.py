@@ -14,10 +14,18 @@ class DiskFull(OSError):
     """There is no room for the file; the message names it."""
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError if write_atomically could not begin to write there, as when the name is too long."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_of(path)
+    part.touch()
+    part.unlink()
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls write(part) with a name beside `path` and then puts that file in its place, durably. Raises DiskFull."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = _part_of(path)
     try:
         part.touch()
         mode = part.stat().st_mode
@@ -32,6 +40,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 
 def _is_full(folder: Path, error: Exception) -> bool:

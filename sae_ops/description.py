@@ -44,8 +44,8 @@ def describe(path: Path, header: SAEHeader) -> str:
         lines.append("tells what is drawn, whatever the prompt says (branch uncond); it cannot erase")
     if _spares_look_alikes(training):
         lines.append(
-            "erases only where more of a concept is shown than in nearly all pictures of others, or as much as in "
-            "nearly all of its own"
+            "erases only where more of a concept is shown than in nearly all pictures of each other concept, or as "
+            "much as in nearly all of its own"
         )
     if not sae.is_editable:
         lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")

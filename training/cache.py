@@ -239,7 +239,8 @@ class Cache:
     @property
     def digest(self) -> str:
         """SHA-256 of the settings and of the checksums of all shards that can be read: the same for equal caches."""
-        facts = [asdict(self.settings), [[shard, self._facts[shard]["sha256"]] for shard in self.shards]]
+        settings = {**vars(self.settings), "images": [vars(image) for image in self.settings.images]}
+        facts = [settings, [[shard, self._facts[shard]["sha256"]] for shard in self.shards]]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -257,8 +258,18 @@ class Cache:
 
     def labels(self, concepts: Sequence[tuple[str, str]]) -> torch.Tensor:
         """(group, name) pairs -> bool [settings.images, concepts]."""
-        images = self.settings.images
-        return torch.tensor([[name in image.labels.get(group, ()) for group, name in concepts] for image in images])
+        columns = {concept: column for column, concept in enumerate(concepts)}
+        found = torch.zeros(len(self.settings.images), len(concepts), dtype=torch.bool)
+        shown = [
+            (row, columns[group, name])
+            for row, image in enumerate(self.settings.images)
+            for group, names in image.labels.items()
+            for name in names
+            if (group, name) in columns
+        ]
+        if shown:
+            found[tuple(torch.tensor(shown).T)] = True
+        return found
 
     def shape(self, hookpoint: str) -> tuple[int, int, int]:
         """(maps of an image, positions, width) at a hookpoint. Raises CacheError if the cache has none of that name."""

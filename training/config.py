@@ -1,5 +1,6 @@
 """How an SAE is trained."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,8 +56,8 @@ class TrainingConfig:
     """The half of guidance that concepts are learned from: "cond", what prompts ask for, to erase it; "uncond", what is
     drawn, whatever the prompt says, to watch it."""
     spare_look_alikes: bool = False
-    """Erase a concept only in pictures that show as much of it as nearly all of its own do, or more than nearly all
-    others: look-alikes stay, and a few more pictures of it slip through. Concepts of the branch "cond" alone."""
+    """Erase a concept only in pictures that show as much of it as nearly all of its own do, or more than nearly all of
+    each other concept: look-alikes stay, and a few more pictures of it slip through. Only with the branch "cond"."""
     seed: int = 0
     """Of all random choices."""
 
@@ -69,14 +70,15 @@ class TrainingConfig:
             raise ValueError(f"Unknown branch '{self.branch}'; known are {', '.join(TRAINED_BRANCHES)}.")
         if self.spare_look_alikes and self.branch != "cond":
             raise ValueError("Look-alikes are spared when erasing. Leave out --spare-look-alikes, or --branch uncond.")
-        for name in ("vectors", "maps", "concept_latents", "validations", "patience"):
+        for name in ("vectors", "maps", "concept_latents", "validations", "patience", "statistics_vectors"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{_option(name)} is {getattr(self, name)}, but must be at least 1.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"--learning-rate is {self.learning_rate}, but must be above 0.")
-        for name in ("unsupervised_steps", "supervised_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{_option(name)} is {getattr(self, name)}, but must be at least 0.")
+        weights = ("auxiliary_weight", "concept_weight", "decorrelation_weight", "silence_weight", "guidance_weight")
+        for name in ("unsupervised_steps", "supervised_steps", "dead_after", *weights):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{_option(name)} is {getattr(self, name)}, but must be a number of at least 0.")
 
     def precision_on(self, device: torch.device) -> str:
         """The precision, or if none is set that of this device."""

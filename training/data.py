@@ -25,7 +25,7 @@ class LabelledImages:
     weights: torch.Tensor | None = None
     """fp32 [images]: how much each counts, 1 on average; None: all the same."""
     told: Callable[[int, int], None] | None = None
-    """Called while they are read, with how many have been and how many there are."""
+    """Called when one is read next, with which it is, counted from 1, and how many there are."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -35,7 +35,7 @@ class LabelledImages:
         half = int(self.branch == "uncond")
         for place, (index, labels) in enumerate(zip(self.indices, self.labels, strict=True)):
             if self.told:
-                self.told(place, len(self))
+                self.told(place + 1, len(self))
             yield self.cache.read_image(self.hookpoint, index)[half :: self.cache.halves], labels
 
     def levels(self) -> tuple[torch.Tensor, torch.Tensor]:

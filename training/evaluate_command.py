@@ -139,7 +139,7 @@ def _run(
         judgements: dict[Setting, Judgement] = {}
 
         def sampled(setting: Setting) -> list[Path]:
-            sample_missing(comfyui, sampling, setting, out, lambda: progress.show(setting))
+            sample_missing(comfyui, sampling, setting, out, lambda drawn: progress.show(setting, drawn))
             return picture_files(out, sampling, setting)
 
         def judged(setting: Setting) -> Judgement:
@@ -184,8 +184,9 @@ class _Progress:
     def __exit__(self, *error) -> None:
         self._bar.close()
 
-    def show(self, setting: Setting) -> None:
-        self._there[setting] = _count(self._files[setting])
+    def show(self, setting: Setting, drawn: int) -> None:
+        """drawn: how many pictures of the setting have come."""
+        self._there[setting] += drawn
         done, total = sum(self._there.values()), self._total
         left = (time.monotonic() - self._started) / max(1, done - self._before) * (total - done)
         self._bar.n = done

@@ -40,6 +40,8 @@ def add_command(commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Concepts stay behind, as no other format has them. Raises ValueError or OSError."""
+    if options.out.is_file():
+        raise ValueError(f"{options.out} is a file, but --out must be a folder. Choose another one.")
     sae, header, _ = load_sae(options.file)
     tensors, settings = EXPORTERS[options.to](sae, header)
     weights, config = options.out / WEIGHTS[options.to], options.out / "cfg.json"

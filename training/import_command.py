@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from ..sae_ops.atomic_write import check_writable
 from ..sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ..sae_ops.formats import known_formats, no_statistics, read_foreign
 from ..sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
@@ -82,6 +83,10 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"ComfyUI would not list {options.out}. Name it {options.out.name}.safetensors")
     if options.out.exists() and not options.overwrite:
         raise ValueError(f"{options.out} exists. Choose another --out, or pass --overwrite to replace it.")
+    try:
+        check_writable(options.out)
+    except OSError as error:
+        raise ValueError(f"{options.out} cannot be written ({error.strerror}). Choose another --out.") from error
     if options.settings and not options.concepts:
         raise ValueError("--settings are of concepts; pass their table as well, with --concepts.")
     default = Settings(options.percentile, options.multiplier)

@@ -10,7 +10,7 @@ from ..sae_ops.chosen_latents import ChosenLatents
 from ..sae_ops.concepts import ConceptStatistics
 from .data import LabelledImages
 
-NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT = 0.98, 0.97
+NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT = 0.98, 0.9
 """Shares of the pictures that show a concept, and of those of each other kind, by which these are told apart."""
 
 

@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import itertools
+import math
 import os
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from ..sae_ops.atomic_write import check_writable
 from ..sae_ops.autoencoder import SAEConfig
 from ..sae_ops.file import TRAINED_BRANCHES, read_header
 from . import distributed
@@ -175,9 +177,12 @@ def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:
     config = TrainingConfig(**{name: getattr(options, name) for name in OPTIONS})
     plan = plan_training(cache, orders, config, groups=options.groups, extend=options.extend)
     _check_outputs(options, orders)
+    if not 0 < options.memory < math.inf:
+        raise ValueError(f"--memory is {options.memory}, but must be a number above 0.")
     out = Path(os.path.abspath(options.out))  # a name even of "."
     if options.tensorboard:
         _summary_writer()
+        options.tensorboard.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(PROGRESS[options.progress](speaks)) as progress:
         _verify(cache, progress, speaks)
         return build_saes(
@@ -239,9 +244,10 @@ def _check_outputs(options: argparse.Namespace, orders: list[Order]) -> None:
             raise ValueError(f"{order.out} is a folder. Name the file as well: {order.out / 'sae.safetensors'}")
         if order.out.exists() and not options.overwrite:
             raise ValueError(f"{order.out} exists. Choose another --out, or pass --overwrite to replace it.")
-        order.out.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(order.out.parent, os.W_OK):
-            raise ValueError(f"{order.out.parent} cannot be written. Choose another --out.")
+        try:
+            check_writable(order.out)
+        except OSError as error:
+            raise ValueError(f"{order.out} cannot be written ({error.strerror}). Choose another --out.") from error
 
 
 def _verify(cache: Cache, progress: TrainProgress, speaks: bool) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import folder_paths
 
+from .output_paths import is_usable_name
 from .sae_files import FOLDER
 
 
@@ -13,7 +14,8 @@ def new_sae_path(name: str) -> Path:
     root = _root()
     bare = name.strip().removesuffix(".safetensors")
     path = Path(os.path.normpath(root / f"{bare}.safetensors"))  # links within it may lead to another disk
-    if not bare or not path.is_relative_to(root) or path.stem != Path(bare).name:
+    usable = bare and path.is_relative_to(root) and is_usable_name(str(path.relative_to(root)))
+    if not usable or path.stem != Path(bare).name:
         raise ValueError(f"'{name}' is no usable name for an SAE file. Use letters, digits, '-' and '_'.")
     return path
 

@@ -1,9 +1,18 @@
-"""Where nodes write what is no SAE file."""
+"""Where nodes write what is no SAE file, and which names are of use for all that they write."""
 
 import os
+import re
 from pathlib import Path
 
 import folder_paths
+
+UNUSABLE = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)', re.IGNORECASE)
+"""In a name: what Windows refuses or takes for something else than a file."""
+
+
+def is_usable_name(name: str) -> bool:
+    """Whether every system takes all parts of this path as names of files, so that workflows can be shared."""
+    return not any(UNUSABLE.search(part) for part in re.split(r"[/\\]", name))
 
 
 def output_path(folder: str, name: str, what: str) -> Path:
@@ -13,6 +22,6 @@ def output_path(folder: str, name: str, what: str) -> Path:
     """
     root = Path(folder_paths.get_output_directory(), folder).resolve()
     path = Path(os.path.normpath(root / name.strip()))  # it may be a link to another disk
-    if path.parent != root or not name.strip():
+    if path.parent != root or not name.strip() or not is_usable_name(path.name):
         raise ValueError(f"'{name}' is no usable name for {what}. Use letters, digits, '-' and '_'.")
     return path

@@ -110,7 +110,7 @@ def _listings() -> dict[str, _Listing]:
     return found
 
 
-@functools.lru_cache(maxsize=512)
+@functools.cache  # of any number: one that forgets would read a folder of more files again for every list
 def _listing(path: str, stamp: tuple) -> _Listing | None:
     """None if the file is no SAE, whatever is wrong with it: the page needs the list of all others.
 

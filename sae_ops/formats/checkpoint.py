@@ -54,7 +54,13 @@ def open_checkpoint(path: Path, given: dict | None = None) -> Checkpoint:
     held = {**held, **inner} if isinstance(inner, Mapping) else held
     tensors = {name: value for name, value in held.items() if isinstance(name, str) and is_plain(path, name, value)}
     values = {name: value for name, value in held.items() if name not in tensors}
-    return Checkpoint(path, tensors, values, {**(given or {}), **_settings(path.parent)})
+    settings = _settings(path.parent)
+    for name, value in (given or {}).items():
+        if settings.get(name, value) != value:
+            raise SAEFileError(
+                f"The settings beside {path} say that {name} is {settings[name]}, not {value}. Leave out --{name}."
+            )
+    return Checkpoint(path, tensors, values, {**(given or {}), **settings})
 
 
 def _held(path: Path) -> dict[str, Any]:

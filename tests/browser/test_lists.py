@@ -13,7 +13,7 @@ from shapecanvas.concepts import OBJECTS, STYLES
 
 WEIGHTS = ROOT / "tests" / "shapecanvas" / "weights"
 OBJECTS_FILE, STYLES_FILE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_styles.safetensors"
-ERASE = "SAEEraser_EraseConcept"
+ERASE, LOAD = "SAEEraser_EraseConcept", "SAEEraser_LoadSAE"
 URL = "https://huggingface.co/someone/saes/resolve/main/"
 
 
@@ -118,6 +118,47 @@ def test_a_file_that_was_written_anew_is_remembered_after_a_run(comfy: ComfyPage
     comfy.run()
     remembered = f"app.rootGraph.serialize().nodes.find(n => n.type === '{ERASE}').properties.sae_id"
     comfy.wait_for(f"{remembered} !== '{before}'")
+
+
+def test_load_sae_remembers_its_file_and_where_to_get_it(comfy: ComfyPage, models):
+    workflow = json.loads((ROOT / "example_workflows" / "Erase several concepts.json").read_text())
+    models("mine.safetensors", of=OBJECTS_FILE)
+    (node,) = (node for node in workflow["nodes"] if node["type"] == LOAD)
+    node["widgets_values"], node["properties"]["sae_id"] = ["mine.safetensors"], "0123456789ab"
+    comfy.open()
+    comfy.load(workflow)
+    comfy.page.get_by_text("made with another 'mine.safetensors' (0123456789ab)").wait_for()
+    (saved,) = (node for node in comfy.saved()["nodes"] if node["type"] == LOAD)
+    assert saved["properties"]["sae_id"] not in ("", "0123456789ab")
+    address = {"name": "mine.safetensors", "url": URL + "mine.safetensors", "directory": "sae"}
+    assert saved["properties"]["models"] == [address]
+
+
+def test_the_address_of_a_file_that_is_no_longer_chosen_is_forgotten(comfy: ComfyPage, workflow, models):
+    models("mine.safetensors", of=OBJECTS_FILE)
+    erase_node(workflow)["widgets_values"][0] = "mine.safetensors"
+    comfy.open()
+    comfy.load(workflow)
+    comfy.load(comfy.saved())
+    assert erase_node(comfy.saved())["properties"]["models"]
+    comfy.choose(ERASE, "sae", OBJECTS_FILE)
+    assert "models" not in erase_node(comfy.saved())["properties"]
+
+
+def test_a_node_in_a_subgraph_has_a_new_file_after_r(comfy: ComfyPage, workflow, models):
+    comfy.open()
+    comfy.load(workflow)
+    comfy.page.evaluate(
+        "type => app.graph.convertToSubgraph(new Set([app.graph.nodes.find(node => node.type === type)])) && 0", ERASE
+    )
+    models("new.safetensors", of=OBJECTS_FILE)
+    comfy.press_r()
+    files = comfy.page.evaluate(
+        """type => [...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes).find(node => node.type === type)
+            .widgets.find(widget => widget.name === "sae").options.values""",
+        ERASE,
+    )
+    assert sorted(files) == sorted(["new.safetensors", OBJECTS_FILE, STYLES_FILE])
 
 
 def test_a_file_that_is_chosen_on_a_subgraph_is_not_remembered_at_the_node(comfy: ComfyPage, workflow):

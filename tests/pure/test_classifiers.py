@@ -11,6 +11,8 @@ from torch import nn
 
 from checkout import ROOT
 from comfy_server import COMFYUI
+from sae_eraser.training.evaluate_command import _changes
+from sae_eraser.training.evaluation import judging
 from sae_eraser.training.evaluation.classifiers import open_classifier
 from sae_eraser.training.evaluation.judging import (
     ClassifierError,
@@ -19,6 +21,8 @@ from sae_eraser.training.evaluation.judging import (
     judge_files,
     read_pictures,
 )
+from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files
+from sae_eraser.training.prompts import LabelledPrompt
 
 LABELS = {"object": ["star", "ring"], "style": ["neon", "dots"]}
 PICTURES = torch.randint(0, 256, (3, 40, 56, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -269,6 +273,20 @@ def test_nothing_is_judged_twice(tmp_path, brightness):
     assert len(judge_files(open_classifier(f"{brightness}:judge", {}, {}), files[:2], verdicts).seen("shade")) == 2
 
 
+def test_damaged_verdicts_are_made_anew_and_a_damaged_picture_is_named(tmp_path, brightness):
+    from PIL import Image
+
+    classifier, files = open_classifier(f"{brightness}:judge", {}, {}), [tmp_path / "0.png"]
+    Image.new("RGB", (64, 64), (255,) * 3).save(files[0])
+    verdicts = tmp_path / "judged" / "original.safetensors"
+    first = judge_files(classifier, files, verdicts)
+    verdicts.write_bytes(verdicts.read_bytes()[:20])
+    assert same(judge_files(classifier, files, verdicts), first)
+    files[0].write_bytes(files[0].read_bytes()[:-30])
+    with pytest.raises(OSError, match="0.png cannot be read.*Delete it and run the same again"):
+        read_pictures(files)
+
+
 def test_other_pictures_under_the_same_names_are_judged_anew(tmp_path, brightness):
     from PIL import Image
 
@@ -277,6 +295,22 @@ def test_other_pictures_under_the_same_names_are_judged_anew(tmp_path, brightnes
     for shade, seen in ((255, "white"), (0, "black")):
         Image.new("RGB", (8, 8), (shade,) * 3).save(file)
         assert judge_files(classifier, [file], verdicts).seen("shade") == [seen]
+
+
+def test_of_many_pictures_each_has_its_own_verdict_and_its_own_change(tmp_path, brightness, monkeypatch):
+    """They are read a few at a time."""
+    from PIL import Image
+
+    monkeypatch.setattr(judging, "PICTURES_AT_ONCE", 2)
+    sampling, erased = Sampling("c", "mine", [LabelledPrompt("", {})] * 5, 0, 4, {}, {}), Setting("star", 1.0)
+    for setting, step in ((ORIGINAL, 51), (erased, 0)):
+        for shade, file in enumerate(picture_files(tmp_path, sampling, setting)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (shade * step,) * 3).save(file)
+    files = picture_files(tmp_path, sampling, ORIGINAL)
+    said = judge_files(open_classifier(f"{brightness}:judge", {}, {}), files, tmp_path / "judged" / "original")
+    assert said.probabilities["shade"][:, 0].tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert _changes(tmp_path, sampling, erased, at_once=2) == pytest.approx([0, 20, 40, 60, 80])
 
 
 def same(first: Judgement, second: Judgement) -> bool:

@@ -5,8 +5,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from sae_eraser.training import comfyui_server
 from sae_eraser.training.cli import main
-from sae_eraser.training.comfyui_server import ComfyUIError, started_comfyui
+from sae_eraser.training.comfyui_server import ComfyUI, ComfyUIError, started_comfyui
 
 
 def said_of(server: str, *more: str, tmp_path, capsys) -> str:
@@ -33,6 +34,27 @@ def test_a_comfyui_that_would_answer_elsewhere(tmp_path, option):
     with pytest.raises(ComfyUIError, match="--comfyui-args must be without --(port|listen).*--server"):
         with started_comfyui(tmp_path, ["--lowvram", option]):
             pass
+
+
+def test_what_is_asked_is_asked_again_and_what_is_ordered_is_not(monkeypatch):
+    """A server that hangs up without an answer may have made a job of it."""
+    asked = []
+
+    class HangsUp(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.command)
+
+        do_POST = do_GET
+
+    monkeypatch.setattr(comfyui_server, "POLL_SECONDS", 0)
+    with HTTPServer(("127.0.0.1", 0), HangsUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        comfyui = ComfyUI(f"http://127.0.0.1:{server.server_port}")
+        for body in (None, {"prompt": {}}):
+            with pytest.raises(ComfyUIError, match="does not answer"):
+                comfyui.request("/prompt", body)
+        server.shutdown()
+    assert asked == ["GET"] * 3 + ["POST"]
 
 
 @pytest.mark.parametrize("status, body", [(200, b"<html>"), (200, b"[]"), (404, b"")], ids=str)

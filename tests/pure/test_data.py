@@ -71,7 +71,7 @@ def test_it_is_told_how_far_the_reading_is(cache):
     chosen = choose_images(cache, HOOKPOINT, EVERYONE, CONCEPTS, 1)
     for _ in replace(chosen, told=lambda done, total: told.append((done, total))):
         pass
-    assert told == [(done, len(chosen)) for done in range(len(chosen))]
+    assert told == [(which, len(chosen)) for which in range(1, len(chosen) + 1)]
 
 
 def test_every_concept_keeps_eight_images_however_small_the_room(cache):

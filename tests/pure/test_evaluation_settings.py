@@ -11,7 +11,7 @@ import pytest
 from sae_eraser.training import evaluate_command
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui_server import ComfyUI
-from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files
+from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, _graph, picture_files
 from sae_eraser.training.evaluation.settings import choose_concepts, keep_settings
 from sae_eraser.training.prompts import LabelledPrompt
 
@@ -93,6 +93,34 @@ def test_another_checkpoint_is_noticed_if_the_sae_has_its_name(tmp_path):
     sizes["checkpoints"] = 2
     with pytest.raises(ValueError, match=r"sampled with other settings \(file checkpoints/mine\)"):
         keep_settings(comfyui, tmp_path, sampling)
+
+
+@pytest.mark.parametrize("file", ["mine", "drawn"])
+def test_an_sae_that_was_trained_anew_is_noticed(tmp_path, file):
+    """Its file has the same size."""
+    modified = {"mine": 1, "drawn": 1}
+    comfyui = mock.Mock(
+        request=lambda path: [{"name": name, "size": 9, "modified": when} for name, when in modified.items()]
+    )
+    guard = {"sae": "drawn", "threshold": 0.5}
+    sampling = Sampling("c", "mine", [LabelledPrompt("a star", {})], 0, 4, {}, {}, guard)
+    keep_settings(comfyui, tmp_path, sampling)
+    picture = picture_files(tmp_path, sampling, Setting("star", 1.0))[0]
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    keep_settings(comfyui, tmp_path, sampling)
+    modified[file] = 2
+    with pytest.raises(ValueError, match=rf"sampled with other settings \(file sae/{file}\)"):
+        keep_settings(comfyui, tmp_path, sampling)
+
+
+def test_a_batch_has_its_own_seeds_and_the_guard_its_threshold():
+    prompts = [LabelledPrompt(f"a star {number}", {}) for number in range(6)]
+    sampling = Sampling("c", "mine", prompts, 100, 4, {}, {}, {"sae": "drawn", "threshold": 0.5})
+    graph = _graph(sampling, Setting("star", 1.5), 4)
+    assert graph["sample"]["inputs"]["prompts"] == '{"prompt": "a star 4"}\n{"prompt": "a star 5"}'
+    assert graph["sample"]["inputs"]["first_seed"] == 104
+    assert graph["guard"]["inputs"]["threshold"] == 0.5
 
 
 def test_a_long_name_fits_into_a_file_system():

@@ -145,6 +145,13 @@ def test_norms_of_every_vector_are_saelens_own(tmp_path, x, capsys, input_norm):
     torch.testing.assert_close(read_foreign(tmp_path / "out").autoencoder(x), sae(x), rtol=0, atol=1e-5)
 
 
+def test_a_file_is_no_folder_to_export_to(tmp_path, capsys):
+    write(tmp_path / "sae.safetensors", "topk")
+    (tmp_path / "file").touch()
+    assert main(["export", str(tmp_path / "sae.safetensors"), "--to", "saelens", "--out", str(tmp_path / "file")]) == 1
+    assert "is a file, but --out must be a folder" in capsys.readouterr().err
+
+
 def test_an_export_that_exists_is_kept(tmp_path, capsys):
     _, folder = export(tmp_path, "saelens", "topk")
     arguments = ["export", str(tmp_path / "sae.safetensors"), "--to", "saelens", "--out", str(folder)]

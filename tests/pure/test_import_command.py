@@ -60,6 +60,15 @@ def test_what_the_files_leave_out_is_given(out):
     assert header.hooked == "residual"
 
 
+def test_what_is_given_does_not_go_against_the_files(tmp_path, out, capsys):
+    (tmp_path / "sae.safetensors").write_bytes((SPARSIFY / "sae.safetensors").read_bytes())
+    (tmp_path / "cfg.json").write_text('{"k": 4}')
+    command = ["import", str(tmp_path / "sae.safetensors"), "--out", str(out), *PLACE]
+    assert main([*command, "--k", "7"]) == 1
+    assert "say that k is 4, not 7. Leave out --k." in capsys.readouterr().err
+    assert main([*command, "--k", "4"]) == 0
+
+
 def test_a_setting_that_the_files_leave_empty_is_given(tmp_path, out):
     (tmp_path / "sae.safetensors").write_bytes((SPARSIFY / "sae.safetensors").read_bytes())
     (tmp_path / "cfg.json").write_text('{"k": null, "num_latents": null}')

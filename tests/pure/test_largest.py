@@ -36,6 +36,14 @@ def test_the_error_of_bf16_stays_below_its_bound(spread):
     assert (error > bound / 100).all(), "a bound that says nothing"
 
 
+def test_the_bound_holds_where_the_bias_alone_is_rounded():
+    """Vectors and weights that are in bf16 already have exact products, which the bias nearly cancels."""
+    x, weight, _ = (tensor.bfloat16().float() for tensor in random_product(1, 500, 96, 0))
+    bias = 1 - F.linear(x, weight)[0]
+    rough = bf16_linear(weight, bias)(x.bfloat16()).float()
+    assert (rough - 1).abs().amax() <= ScreenedEncoder(weight, bias, CPU, True).error(x, rough.abs().amax(dim=1))
+
+
 @pytest.mark.parametrize("spread", [0, 3])
 def test_the_largest_are_those_of_fp32(spread):
     x, weight, bias = random_product(700, 4096, 96, spread)

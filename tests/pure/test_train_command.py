@@ -1,5 +1,6 @@
 """`sae-eraser train` when something is wrong: one line says what and what to do, and nothing is left behind."""
 
+import errno
 import hashlib
 import json
 import os
@@ -162,6 +163,13 @@ def test_too_few_pictures_to_hold_some_out(tmp_path, refused):
         (("--vectors", "0"), "--vectors is 0"),
         (("--maps", "-3"), "maps is -3"),
         (("--patience", "0"), "patience is 0"),
+        (("--statistics-vectors", "0"), "--statistics-vectors is 0"),
+        (("--dead-after", "-1"), "--dead-after is -1"),
+        (("--concept-weight", "nan"), "--concept-weight is nan, but must be a number"),
+        (("--guidance-weight", "-1"), "--guidance-weight is -1"),
+        (("--learning-rate", "inf"), "--learning-rate is inf"),
+        (("--memory", "inf"), "--memory is inf"),
+        (("--memory", "0"), "--memory is 0"),
         (("--learning-rate", "-1"), "--learning-rate is -1"),
         (("--learning-rate", "0"), "--learning-rate is 0"),
     ],
@@ -169,6 +177,12 @@ def test_too_few_pictures_to_hold_some_out(tmp_path, refused):
 def test_numbers_that_do_not_fit(cache, refused, options, fault):
     message = refused(cache, *options)
     assert re.search(fault, message), message
+
+
+def test_a_name_that_is_too_long_to_be_written_is_refused_before_the_training(cache, out, capsys):
+    """Of the file itself it is not, but of what is written first."""
+    assert train(cache, out.with_name("m" * 240 + ".safetensors"), *QUICK) == 1
+    assert "cannot be written (File name too long). Choose another --out." in capsys.readouterr().err
 
 
 def test_an_unknown_precision_or_assignment(cache, out, capsys):
@@ -202,8 +216,11 @@ def test_a_folder_that_cannot_be_made(cache, tmp_path, refused):
 
 
 def test_a_folder_that_cannot_be_written(cache, out, refused, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: path != out.parent)  # root may write everywhere
-    assert f"{out.parent} cannot be written" in refused(cache)
+    def touch(path):  # root may write everywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "touch", touch)
+    assert f"{out} cannot be written (Permission denied)" in refused(cache)
 
 
 def test_a_missing_shard(own_cache, out, refused):

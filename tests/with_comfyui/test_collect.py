@@ -255,8 +255,10 @@ def test_oblong_pictures_can_be_collected(collect):
     assert activations(collect(width=72, height=56, seeds=1), MID).shape == (4, 2, 20, 128)
 
 
-@pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a/b", "", " ", "."])
-def test_a_name_that_leads_out_of_the_folder_is_refused(collect, tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["..", "../x", "/tmp/x", "a/b", "", " ", ".", "mine:x", "CON", "nul.old", "what?", "a."]
+)
+def test_a_name_that_leads_out_of_the_folder_or_that_windows_does_not_take_is_refused(collect, tmp_path, name):
     with pytest.raises(ValueError, match="no usable name"):
         collect(name)
     assert not list(tmp_path.rglob("manifest.json"))

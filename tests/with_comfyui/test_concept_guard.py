@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_eraser.nodes.look.concept_guard import ConceptGuard
+from sae_eraser.nodes.look.concept_guard import ConceptGuard, blurred
 from sae_eraser.nodes.look.concept_score import THRESHOLD, read_scores
 from sae_eraser.nodes.look.watching import UnwatchedLatent
 from sae_eraser.sae_ops.concepts import UnknownConcept
@@ -49,6 +49,14 @@ def test_blurring_leaves_rough_colours_alone(run):
     torch.testing.assert_close(images[1].mean(dim=(0, 1)), run[0][1].mean(dim=(0, 1)), atol=0.03, rtol=0)
     steps = [picture.diff(dim=1).abs().amax() for picture in (images[1], run[0][1])]
     assert steps[0] < 0.3 * steps[1]
+
+
+@pytest.mark.parametrize("side", [64, 512])
+def test_of_a_large_picture_no_more_is_left_than_of_a_small_one(side):
+    """Of sixteen stripes nothing."""
+    stripes = (torch.arange(side) * 16 // side % 2).float()
+    grey = blurred(stripes[:, None].expand(1, side, side, 3))
+    torch.testing.assert_close(grey, torch.full_like(grey, 0.5))
 
 
 def test_stopping_names_what_was_met(run):

@@ -6,8 +6,10 @@ import torch
 from sae_eraser.nodes.look.concept_heatmap import ConceptHeatmap, as_pictures
 from sae_eraser.nodes.look.heat_pictures import colours, overlay, strip
 from sae_eraser.sae_ops.concepts import detecting_terms, find_concept
+from sae_eraser.sae_ops.scores import relative
 from shapecanvas.concepts import pair_prompt
 from shapecanvas.world import World, decode, sample_latents
+from with_comfyui.sampling import differs
 from with_comfyui.watching import OBJECTS_SAE, watched
 
 
@@ -69,6 +71,18 @@ def test_the_strip_has_eight_maps_for_every_picture(run):
     columns = strips[0, 40].reshape(-1, 3)
     paper = (columns == 0.1).all(dim=1)
     assert (paper.diff().sum()) == 16, "eight maps between nine gaps"
+
+
+def test_the_strip_goes_from_the_first_step_to_the_last(run):
+    watch, latent, _ = run
+    found, concepts = watch.run_of(latent["samples"]), watch.sae.header.concepts
+    terms = detecting_terms(concepts)[find_concept(concepts, "house")]
+    maps, usual = relative(found.z, found.sigmas, terms, watch.sae.statistics)
+    both = strip(maps[:, 0], usual, [0, 9])
+    shown = draw(run)[2][0]
+    assert differs(both[:80, :118], both[:80, -118:])
+    assert torch.equal(shown[:80, :118], both[:80, :118])
+    assert torch.equal(shown[:80, -118:], both[:80, -118:])
 
 
 def test_bars_grow_with_what_was_met():

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from with_comfyui.random_files import MID, MID_TOO, UP
+from sae_eraser.nodes.hooks.block_hooks import get_hooks
+from with_comfyui.random_files import MID, MID_TOO, UP, write_random_sae
 from with_comfyui.sampling import differs, erase
+from with_comfyui.small_models import call_model
 
 MODES = ["scale", "ablate", "clamp", "replace"]
 
@@ -28,6 +30,30 @@ def test_erasing_changes_the_picture_and_is_repeated_to_the_bit(model, sample, p
 @pytest.mark.parametrize("mode", MODES)
 def test_an_image_without_the_concept_passes_through_bit_for_bit(model, sample, plain, mode):
     assert torch.equal(sample(erase(model, "silent", mode=mode)), plain)
+
+
+def test_an_sae_of_what_a_block_adds_edits_that_alone(model, comfyui):
+    """As those of sdxl-unbox: output minus input is edited, and the input passes."""
+    write_random_sae(comfyui.base / "models" / "sae" / "adds.safetensors", "mid_block.attentions.0", hooked="residual")
+    inputs = {"x": torch.ones(1, 16, 8, 8), "sigma": torch.ones(1), "c_crossattn": torch.ones(1, 32, 48)}
+
+    def around_the_block(patched) -> list[torch.Tensor]:
+        seen = []
+        _, block, following = patched.model.diffusion_model.middle_block
+        handles = [
+            layer.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for layer in (block, following)
+        ]
+        call_model(patched, **inputs)
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    erased = erase(model, sae="adds.safetensors")
+    (before, output), (_, edited) = around_the_block(model), around_the_block(erased)
+    (hook,) = get_hooks(erased)
+    expected = before + hook.function(output - before, inputs["sigma"], torch.tensor([True]))
+    assert differs(expected, output)
+    torch.testing.assert_close(edited, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_strength_0_is_no_node(model, sample, plain):

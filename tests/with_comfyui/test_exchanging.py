@@ -9,7 +9,7 @@ from sae_eraser.nodes.locate.exchanging import Exchange, PairSampler, partners
 from sae_eraser.nodes.sample.sampling_progress import SamplingProgress
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
 from with_comfyui.collecting import MID, SAMPLING, interrupting
-from with_comfyui.sampling import differs, split_guidance, with_probe
+from with_comfyui.sampling import differs, erase, split_guidance, with_probe
 from with_comfyui.small_transformers import small_transformer
 
 PAIRS = [("a star in neon style", "a house in neon style"), ("a ring in plain style", "a tree in plain style")]
@@ -84,6 +84,16 @@ def test_pairs_of_several_lengths_are_judged_as_each_is_alone(world):
 
     alone = torch.cat([judged(0), judged(1)], dim=2)
     torch.testing.assert_close(judged(0, 1), alone, rtol=1e-3, atol=1e-3)
+
+
+def test_nodes_before_change_what_is_exchanged_and_not_the_judge(world, model):
+    erased = erase(model)
+    assert differs(sample(world, erased, MID), sample(world, model, MID))
+    with SamplingProgress("pairs", None) as progress:
+        sampler = PairSampler(world.clip, PAIRS, [3, 4], 2, SAMPLING, 1, progress)
+        pictures = sampler.originals(model)
+        for plain, found in zip(*(sampler.errors(judge, pictures) for judge in (model, erased)), strict=True):
+            assert torch.equal(plain, found)
 
 
 def test_only_the_noise_levels_in_between_are_exchanged(world):

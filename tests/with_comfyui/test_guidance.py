@@ -171,6 +171,8 @@ def test_erasing_before_a_guiders_second_model_alone_is_refused(world, model):
     erased = erase(model)
     assert differs(by_two(erased, model), by_two(model, model))
     assert torch.equal(by_two(erased, erased), by_two(erased, model))
+    with pytest.raises(RuntimeError, match="first model of a guider"):
+        by_two(model, erased)  # still, though it was sampled where it acts
 
 
 def test_of_two_nodes_of_one_sae_each_keeps_what_it_needs(model, sample):

@@ -91,6 +91,21 @@ def test_comfyui_runs_the_node_again_when_the_results_are_gone(locate, tmp_path)
     assert LocateConcept.fingerprint_inputs(**asked) != LocateConcept.fingerprint_inputs(**asked)
 
 
+def test_noises_and_what_is_exchanged_are_those_that_were_asked_for(locate):
+    few = {"hookpoints": MID, "ranges": "0-1", "combine": 1}
+    third, fourth, both = (
+        locate(name=f"{first}{seeds}", first_seed=first, seeds=seeds, **few)[2]
+        for first, seeds in ((3, 1), (4, 1), (3, 2))
+    )
+    assert both["originals"] == pytest.approx(
+        [std for half in (slice(2), slice(2, 4)) for one in (third, fourth) for std in one["originals"][half]], abs=1e-3
+    )
+    assert third["originals"] != pytest.approx(fourth["originals"], abs=1e-3)
+    residual = locate(name="residual", hooked="residual", **few)[2]
+    assert residual["originals"] == third["originals"]
+    assert residual["measured"][0]["moved"] != third["measured"][0]["moved"]
+
+
 def test_results_of_other_settings_or_models_are_not_mixed(locate, world):
     locate()
     with pytest.raises(ValueError, match=r"here.json was measured with other settings \(seeds, cfg\). Choose another"):

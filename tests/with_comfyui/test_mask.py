@@ -133,6 +133,19 @@ def test_a_prompt_for_an_area_has_that_part_of_the_mask(comfyui, world, model, s
     assert by_width[widths[1]][:middle].any() and not by_width[widths[1]][middle:].any()
 
 
+def test_of_an_area_that_reaches_beyond_the_picture_the_part_within_counts(comfyui, world, model, sample):
+    """ComfyUI cuts it off, as when a workflow's pictures were made smaller."""
+    star = encode(world.clip, "a star in neon style")
+    beyond, within = (
+        comfyui.nodes.ConditioningSetArea().append(star, width=width, height=128, x=64, y=0, strength=1.0)[0]
+        for width in (128, 64)
+    )
+    erased = masked(model, left_half().flip(2))
+    expected = sample(erased, positive=within, size=(16, 16))
+    assert differs(expected, sample(model, positive=within, size=(16, 16)))
+    assert torch.equal(sample(erased, positive=beyond, size=(16, 16)), expected)
+
+
 def test_tiles_whose_place_is_unknown_are_refused(model, sample):
     with pytest.raises(RuntimeError, match="so a mask cannot be laid on it.*tiles"):
         sample(tiled(masked(model, left_half()), TILES, []), steps=2, size=(11, 13))

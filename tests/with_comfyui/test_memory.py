@@ -11,7 +11,8 @@ from sae_eraser.nodes.erase.erasing import whole_encoder
 from sae_eraser.nodes.files import sae_files
 from sae_eraser.nodes.files.sae_files import open_sae
 from with_comfyui.random_files import MID, UP
-from with_comfyui.sampling import differs, erase
+from with_comfyui.sampling import differs, encode, erase
+from with_comfyui.test_erase_hook import hook, with_hooks_set
 
 
 def loaded() -> list:
@@ -26,6 +27,14 @@ def test_the_encoder_of_a_topk_sae_is_loaded_and_counted_with_the_model(model, s
     sample(erased)
     assert encoder.model in loaded()
     assert not model.get_nested_additional_models(), "the model given stays as it is"
+
+
+def test_that_of_a_hook_is_loaded_with_the_model_too(world, model, sample):
+    encoder = whole_encoder(open_sae(UP))
+    comfy.model_management.unload_all_models()
+    star = encode(world.clip, "a star in neon style")
+    sample(model, positive=with_hooks_set(star, hook(sae=UP)))
+    assert encoder.model in loaded()
 
 
 def test_other_saes_need_no_more_than_the_erased_latents(model):

@@ -36,6 +36,15 @@ def test_concepts_are_listed_group_by_group(folder):
     assert list_saes() == {"a.safetensors": ("disc", "box", "silent", "wavy", "grainy")}
 
 
+def test_each_of_many_files_is_read_once(folder, monkeypatch):
+    write_random_sae(folder / "0.safetensors", MID)
+    for number in range(1, 600):
+        (folder / f"{number}.safetensors").hardlink_to(folder / "0.safetensors")
+    assert len(list_saes()) == 600
+    monkeypatch.setattr(sae_files, "read_header", None)
+    assert len(list_saes()) == 600
+
+
 def test_what_cannot_erase_is_not_offered_for_erasing(folder):
     write_random_sae(folder / "a.safetensors", MID)
     write_random_sae(folder / "drawn.safetensors", MID, branch="uncond")

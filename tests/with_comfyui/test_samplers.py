@@ -99,6 +99,8 @@ def test_a_noise_schedule_that_changes_behind_the_node_is_an_error(model, sample
             assert differs(sample(before), sample(flow(model, 8.0)))
         else:
             assert torch.equal(sample(behind), sample(before))
+    with pytest.raises(ValueError, match="ModelSamplingSD3"):
+        sample(flow(erase(flow(model, 8.0), start=0.5), 8.1))  # by a little
 
 
 def flow(model, shift: float):

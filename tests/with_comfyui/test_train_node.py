@@ -237,6 +237,8 @@ def test_a_linked_folder_of_models_sae_is_used(train, started, saes, tmp_path):
         ({"k": 33}, "k is 33"),
         ({"name": "../mine"}, "no usable name"),
         ({"name": " "}, "no usable name"),
+        ({"name": "mine:x"}, "no usable name"),
+        ({"name": "aux/mine"}, "no usable name"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_a_process_starts(train, started, changed, message):

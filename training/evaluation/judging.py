@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ...sae_ops.atomic_write import write_atomically
@@ -118,8 +118,11 @@ def read_pictures(files: Sequence[Path]) -> torch.Tensor:
     """uint8 [n, height, width, 3]. Raises OSError that names a file that is no picture."""
     pictures = []
     for file in files:
-        with Image.open(file) as picture:
-            pictures.append(torch.from_numpy(numpy.array(picture.convert("RGB"))))
+        try:
+            with Image.open(file) as picture:
+                pictures.append(torch.from_numpy(numpy.array(picture.convert("RGB"))))
+        except OSError as error:
+            raise OSError(f"{file} cannot be read ({error}). Delete it and run the same again.") from error
     return torch.stack(pictures)
 
 
@@ -161,11 +164,14 @@ def _write(path: Path, asked: str, judgement: Judgement) -> None:
 
 
 def _read(path: Path, asked: str) -> Judgement | None:
-    """None if there is no file, or one of another classifier or other pictures."""
+    """None if there is no file, or one that is damaged, of another classifier or of other pictures."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError:
+        return None
     if metadata.get("asked") != asked:
         return None
     classes = {group: tuple(names) for group, names in json.loads(metadata["classes"]).items()}

@@ -83,13 +83,17 @@ def withheld_pictures(files: Sequence[Path]) -> frozenset[int]:
 
 
 def sample_missing(
-    comfyui: ComfyUI, sampling: Sampling, setting: Setting, out: Path, after_batch: Callable[[], object]
+    comfyui: ComfyUI, sampling: Sampling, setting: Setting, out: Path, after_batch: Callable[[int], object]
 ) -> None:
-    """Samples the batches of which not every picture is there. Raises ComfyUIError, OSError."""
+    """Samples the batches of which not every picture is there. Raises ComfyUIError, OSError.
+
+    after_batch: told how many pictures are there that were not.
+    """
     files = picture_files(out, sampling, setting)
     for start in range(0, len(files), sampling.batch_size):
         batch = files[start : start + sampling.batch_size]
-        if all(file.is_file() for file in batch):
+        missing = sum(not file.is_file() for file in batch)
+        if not missing:
             continue
         entry = run_graph(comfyui, _graph(sampling, setting, start))
         images = entry["outputs"]["pictures"]["images"]
@@ -101,7 +105,7 @@ def sample_missing(
             if hidden:
                 note.add_text(WITHHELD, str(setting.concept))
             write_atomically(file, functools.partial(picture.save, format="png", pnginfo=note))
-        after_batch()
+        after_batch(missing)
 
 
 def _fetch(comfyui: ComfyUI, image: dict) -> Image.Image:

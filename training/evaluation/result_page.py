@@ -54,8 +54,8 @@ def _table(results: Results) -> str:
 def _concept(results: Results, erasure: ErasureResult, judgements: dict[Setting, Judgement]) -> str:
     prompts = results.sampling.prompts
     _, label = labels_of(label_groups(prompts), erasure.concept)[0]
-    asked = [i for i, prompt in enumerate(prompts) if label in prompt.labels.get(erasure.group, ())]
-    others = [i for i in range(len(prompts)) if i not in set(asked)]
+    asks = [label in prompt.labels.get(erasure.group, ()) for prompt in prompts]
+    asked, others = ([i for i, it_does in enumerate(asks) if it_does is wanted] for wanted in (True, False))
     moved = sorted(others, key=lambda i: -erasure.change[i])
     strongest = max(erasure.change[i] for i in others) if others else 0
     figures = ", ".join(f"{name} {number(erasure.scores[name])}" for name in ("UA", "IRA", "CRA"))

@@ -29,10 +29,10 @@ def erasure_scores(
     """
     asked = [index for index, prompt in enumerate(prompts) if concept in prompt.labels.get(group, ())]
     others = sorted({name for prompt in prompts for name in prompt.labels.get(group, ())} - {concept})
-    kept = []
+    kept, erased = [], set(asked)
     for other in others:
         with_other = (i for i, prompt in enumerate(prompts) if other in prompt.labels.get(group, ()))
-        kept.append(accuracy(prompts, seen[group], group, [i for i in with_other if i not in set(asked)]))
+        kept.append(accuracy(prompts, seen[group], group, [i for i in with_other if i not in erased]))
     everything = range(len(prompts))
     crossed = [accuracy(prompts, seen[other], other, everything) for other in label_groups(prompts) if other != group]
     still = _mean([float(seen[group][index] == concept) for index in asked])

@@ -14,7 +14,7 @@ from .assign import companions, latent_means, latent_scores
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .distributed import device
 from .extend import joined
-from .hookpoint_data import HookpointData, learned_from
+from .hookpoint_data import HookpointData, learned_from, maps_at_once
 from .learner import Learner
 from .look_alikes import sparing_look_alikes
 from .measure import Measurement, explained_guidance, measure
@@ -83,7 +83,7 @@ def finish(
 
 def _held_out(plan: Plan, data: HookpointData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Maps that are not trained on, with the prompt and without, and their labels; enough for every label."""
-    size, labels = len(data.maps), plan.cache.labels(plan.labels).float()
+    size, labels = maps_at_once(data.held.positions), plan.cache.labels(plan.labels).float()
     batches = math.ceil(MAPS_OF_A_LABEL * len(plan.labels) / size)
     for maps, unprompted, images in itertools.islice(data.held.maps(size), batches):
         maps, unprompted = learned_from(plan, maps, unprompted)

@@ -1,5 +1,6 @@
 """What one hookpoint of the cache gives to learn from, and to judge by."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ from .plan import Plan
 from .stream import Stream, held_out, readable
 
 VALIDATION_VECTORS = 16_384
+MAPS_OF_A_LABEL = 4
+"""To judge by, on average; of large maps fewer positions are taken then."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) 
     stream = Stream(cache, hookpoint, training, buffer_bytes=memory, seed=config.seed)
     _, positions, _ = cache.shape(hookpoint)
     held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
-    maps, unprompted, images = next(held.maps(max(8, VALIDATION_VECTORS // positions)))
+    maps, unprompted, images = some_maps(held, MAPS_OF_A_LABEL * len(plan.labels))
     maps, unprompted = learned_from(plan, maps, unprompted)
     if torch.equal(maps.amin(dim=(0, 1)), maps.amax(dim=(0, 1))):
         raise CacheError(
@@ -63,6 +66,26 @@ def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) 
         cache.labels(plan.labels)[images].float(),
         held,
     )
+
+
+def maps_at_once(positions: int) -> int:
+    """How many whole maps make up about VALIDATION_VECTORS."""
+    return max(8, VALIDATION_VECTORS // positions)
+
+
+def some_maps(held: Stream, at_least: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """As Stream.maps gives them: so many that are whole, or that many with fewer of their positions."""
+    size = maps_at_once(held.positions)
+    batches = -(-at_least // size)
+    some = list(itertools.islice(held.maps(size), max(1, batches)))
+    if len(some) == 1:
+        return some[0]
+    generator = torch.Generator().manual_seed(held.seed)
+    places = [torch.randperm(held.positions, generator=generator)[: max(1, held.positions // batches)] for _ in some]
+    first, others, images = zip(*some, strict=True)
+    maps = torch.cat([part[:, own] for part, own in zip(first, places, strict=True)])
+    unprompted = [part[:, own] for part, own in zip(others, places, strict=True) if part is not None]
+    return maps, torch.cat(unprompted) if unprompted else None, torch.cat(images)
 
 
 def learned_from(

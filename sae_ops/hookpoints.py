@@ -5,7 +5,7 @@ made of the blocks in TRANSFORMERS.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from torch import nn
@@ -38,7 +38,7 @@ class Hookpoint:
     """The argument of the block, by position or by name, that the stream continues."""
     has_residual: bool = True
     """False if the block changes the shape, so that there is no output minus input."""
-    parts: frozenset[str] = frozenset()
+    parts: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of what the block is made of, by which it is known again."""
 
 

@@ -18,6 +18,8 @@ POLL_SECONDS = 0.2
 SECONDS_TO_END = 10
 INPUTS = {"out": "name"}
 """Inputs of the nodes that are not called as the command's options are."""
+COMMAND_ONLY = ("concept-latents", "guidance-weight")
+"""Options that no node has."""
 
 
 def run_command(arguments: list[str], on_line: Callable[[str], object]) -> None:
@@ -61,7 +63,13 @@ def run_command(arguments: list[str], on_line: Callable[[str], object]) -> None:
 
 def in_words_of_nodes(message: str) -> str:
     """The command's message with inputs of the nodes in place of its options: --skip-bad-shards is skip_bad_shards."""
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda o: INPUTS.get(o[1], o[1].replace("-", "_")), message)
+
+    def in_words(option: re.Match) -> str:
+        if option[1] in COMMAND_ONLY:
+            return f"{option[0]} (in a terminal)"
+        return INPUTS.get(option[1], option[1].replace("-", "_"))
+
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", in_words, message)
 
 
 def _pass_on(process: subprocess.Popen, on_line: Callable[[str], object]) -> None:

@@ -78,3 +78,5 @@ def test_a_crash_is_told_with_its_last_lines(script):
 def test_options_are_inputs():
     text = "Pass --skip-bad-shards, or --k; up--down and a - b stay"
     assert in_words_of_nodes(text).startswith("Pass skip_bad_shards, or k;")
+    text = "Choose more --latents or fewer --concept-latents."
+    assert in_words_of_nodes(text) == "Choose more latents or fewer --concept-latents (in a terminal)."

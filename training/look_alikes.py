@@ -29,9 +29,9 @@ def sparing_look_alikes(
 def detection_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[int]) -> torch.Tensor:
     """Which mean over a map's positions shows each concept, [levels, concepts]; latents: the first of each.
 
-    What nearly all pictures of every other concept stay below, and of none, each taken by itself, since one look-alike
-    among many concepts is but a small share of all others; or what nearly all with the concept reach, if that is less.
-    0 if all or none show it.
+    The highest of what nearly all pictures of each other concept, and of none, stay below; or what nearly all with the
+    concept reach, if that is less. Each is taken by itself, since of many concepts one look-alike is a small share. 0 if
+    all or none show it.
     """
     levels, place = images.levels()
     chosen, means = ChosenLatents(sae, latents), torch.zeros(len(images), len(levels), len(latents))

@@ -153,7 +153,7 @@ def advanced_train_inputs() -> list[io.Input]:
             default=False,
             optional=True,
             advanced=True,
-            tooltip="Edit a picture only if it shows more of the concept than 97 % of the pictures of each other "
+            tooltip="Edit a picture only if it shows more of the concept than 90 % of the pictures of each other "
             "concept, or reaches what 98 % of its own reach. Look-alikes stay, and so does what shows only a little of "
             "it.",
         ),

@@ -30,8 +30,8 @@ def detection_means(sae: SparseAutoencoder, images: LabelledImages, latents: lis
     """Which mean over a map's positions shows each concept, [levels, concepts]; latents: the first of each.
 
     The highest of what nearly all pictures of each other concept, and of none, stay below; or what nearly all with the
-    concept reach, if that is less. Each is taken by itself, since of many concepts one look-alike is a small share. 0 if
-    all or none show it.
+    concept reach, if that is less. Each is taken by itself, since of many concepts one look-alike is a small share. 0
+    if all or none show it.
     """
     levels, place = images.levels()
     chosen, means = ChosenLatents(sae, latents), torch.zeros(len(images), len(levels), len(latents))

@@ -25,6 +25,7 @@ from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
 from sae_eraser.training.cli import command_line
 from sae_eraser.training.config import TrainingConfig
+from sae_eraser.training.look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from sae_eraser.training.train_command import DEFAULT_K
 from with_comfyui.collecting import MID, UP, collector
 
@@ -253,6 +254,12 @@ def test_caches_of_the_output_folder_go_by_their_names(cache, train, monkeypatch
         train(cache="cash")
     with pytest.raises(ValueError, match="nothing of 'mid'"):
         train(cache="cache", hookpoint="mid")
+
+
+def test_the_shares_by_which_look_alikes_are_told_are_the_trainers(pack):
+    _, settings = TrainSAE.GET_NODE_INFO_V1()["input"]["optional"]["spare_look_alikes"]
+    for share in (NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT):
+        assert f" {100 * share:g} % " in settings["tooltip"]
 
 
 def test_the_defaults_are_the_trainers(pack):

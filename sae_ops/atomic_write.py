@@ -16,7 +16,6 @@ class DiskFull(OSError):
 
 def check_writable(path: Path) -> None:
     """Raises OSError if write_atomically could not begin to write there, as when the name is too long."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = _part_of(path)
     part.touch()
     part.unlink()
@@ -24,7 +23,6 @@ def check_writable(path: Path) -> None:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls write(part) with a name beside `path` and then puts that file in its place, durably. Raises DiskFull."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = _part_of(path)
     try:
         part.touch()
@@ -43,6 +41,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _part_of(path: Path) -> Path:
+    """The name to write under at first, in a folder that there is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 

@@ -30,7 +30,7 @@ MAP_POSITIONS = "map_positions"
 CACHE_VERSION = 2
 
 Layout = tuple[dict[str, tuple[int, ...]], torch.Tensor]
-"""What images have: (maps, positions, width) at every hookpoint, and noise levels [1, maps]."""
+"""What an image has: (maps, positions, width) at every hookpoint, and noise levels [maps]."""
 
 
 class CacheError(ValueError):
@@ -222,8 +222,7 @@ class Cache:
                     return "is damaged (its checksum is wrong)"
             except OSError as error:  # of a disk that fails
                 return f"cannot be read ({error})"
-            own = self._layout(shard)
-            fits = own is not None and first is not None and are_alike(own, first)
+            fits = are_alike(self._layout(shard), first)
             return None if fits else "does not fit the others: it has other hookpoints, maps or noise levels"
 
         with ThreadPoolExecutor(4) as pool:
@@ -335,8 +334,7 @@ class Cache:
         except (SafetensorError, OSError):
             return None
         numbers = {len(sigmas), *(shape[0] for shape in shapes.values())}
-        alike = numbers == {len(self.settings.shard_images(shard))} and are_alike(({}, sigmas), ({}, sigmas[:1]))
-        return layout_of(shapes, sigmas) if alike else None
+        return layout_of(shapes, sigmas) if numbers == {len(self.settings.shard_images(shard))} else None
 
     def _bad(self, shard: int, fault: str) -> None:
         path = _shard(self.folder, shard)
@@ -349,16 +347,24 @@ class Cache:
         self._facts.pop(shard, None)
 
 
-def layout_of(shapes: dict[str, tuple[int, ...]], sigmas: torch.Tensor) -> Layout:
-    """That of the first image of several, [images, maps, positions, width] at every hookpoint and [images, maps]."""
-    return {name: shape[1:] for name, shape in shapes.items()}, sigmas[:1].clone()
+def layout_of(shapes: dict[str, tuple[int, ...]], sigmas: torch.Tensor) -> Layout | None:
+    """That of each of several images, (images, maps, positions, width) at every hookpoint and [images, maps]; None if
+    they have different noise levels."""
+    each = {name: shape[1:] for name, shape in shapes.items()}
+    return (each, sigmas[0].clone()) if _are_same_levels(sigmas, sigmas[0]) else None
 
 
-def are_alike(layout: Layout, first: Layout) -> bool:
-    """Whether they are the same, noise levels but for rounding; layout may have those of several images."""
-    shapes, sigmas = layout
-    same = shapes == first[0] and sigmas.shape[1] == first[1].shape[1]
-    return same and torch.allclose(sigmas, first[1].expand_as(sigmas), rtol=1e-3, atol=1e-6)
+def are_alike(first: Layout | None, second: Layout | None) -> bool:
+    """Whether two images have the same, noise levels but for rounding. None is like nothing."""
+    if first is None or second is None:
+        return False
+    return first[0] == second[0] and _are_same_levels(first[1], second[1])
+
+
+def _are_same_levels(sigmas: torch.Tensor, of_one: torch.Tensor) -> bool:
+    """[..., maps] and [maps]."""
+    same_number = sigmas.shape[-1] == len(of_one)
+    return same_number and torch.allclose(sigmas, of_one.expand_as(sigmas), rtol=1e-3, atol=1e-6)
 
 
 def _opened(folder: Path, shard: int):

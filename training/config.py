@@ -74,7 +74,7 @@ class TrainingConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{_option(name)} is {getattr(self, name)}, but must be at least 1.")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"--learning-rate is {self.learning_rate}, but must be above 0.")
+            raise ValueError(f"--learning-rate is {self.learning_rate}, but must be a number above 0.")
         weights = ("auxiliary_weight", "concept_weight", "decorrelation_weight", "silence_weight", "guidance_weight")
         for name in ("unsupervised_steps", "supervised_steps", "dead_after", *weights):
             if not 0 <= getattr(self, name) < math.inf:

@@ -173,9 +173,9 @@ class _Progress:
     """A bar over all pictures of all settings, with the time that is left."""
 
     def __init__(self, out: Path, sampling: Sampling, settings: list[Setting]):
-        self._files = {setting: picture_files(out, sampling, setting) for setting in settings}
-        self._there = {setting: _count(files) for setting, files in self._files.items()}
-        self._total, self._before = sum(map(len, self._files.values())), sum(self._there.values())
+        files = {setting: picture_files(out, sampling, setting) for setting in settings}
+        self._total = sum(map(len, files.values()))
+        self._done = self._before = sum(file.is_file() for own in files.values() for file in own)
         self._bar, self._started = progress_bar(self._total), time.monotonic()
 
     def __enter__(self) -> "_Progress":
@@ -186,17 +186,13 @@ class _Progress:
 
     def show(self, setting: Setting, drawn: int) -> None:
         """drawn: how many pictures of the setting have come."""
-        self._there[setting] += drawn
-        done, total = sum(self._there.values()), self._total
+        self._done += drawn
+        done, total = self._done, self._total
         left = (time.monotonic() - self._started) / max(1, done - self._before) * (total - done)
         self._bar.n = done
         self._bar.set_description_str(
             f"{done} of {total} pictures, {tqdm.format_interval(round(left))} left ({setting})"
         )
-
-
-def _count(files: list[Path]) -> int:
-    return sum(file.is_file() for file in files)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

@@ -77,7 +77,7 @@ def some_maps(held: Stream, at_least: int) -> tuple[torch.Tensor, torch.Tensor |
     """As Stream.maps gives them: so many that are whole, or that many with fewer of their positions."""
     size = maps_at_once(held.positions)
     batches = -(-at_least // size)
-    some = list(itertools.islice(held.maps(size), max(1, batches)))
+    some = list(itertools.islice(held.maps(size), batches))
     if len(some) == 1:
         return some[0]
     generator = torch.Generator().manual_seed(held.seed)

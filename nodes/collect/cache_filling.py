@@ -80,9 +80,9 @@ def fill_cache(
             if not size:
                 size = image_bytes(batch, settings.storage)
                 _check_disk(folder, lacking * size + len(missing) * FILE_BYTES)
-            own_layout = layout_of(_shapes(batch), batch[1])
-            layout = layout or own_layout
-            if not are_alike((own_layout[0], batch[1]), layout):
+            its_layout = layout_of({name: tuple(tensor.shape) for name, tensor in batch[0].items()}, batch[1])
+            layout = layout or its_layout
+            if not are_alike(its_layout, layout):
                 raise ValueError(
                     "The sampler calls the model at other noise levels for every batch (as dpm_adaptive does), so what "
                     "is usual at each cannot be told. Choose another sampler."
@@ -109,10 +109,6 @@ def image_bytes(batch: Batch, storage: str) -> int:
 def _leading(batch: Batch, images: int) -> Batch:
     """The first images of it."""
     return {name: tensor[:images] for name, tensor in batch[0].items()}, batch[1][:images]
-
-
-def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in batch[0].items()}
 
 
 def _check_disk(folder: Path, needed: int) -> None:

@@ -52,8 +52,9 @@ class Watch:
     _calls: dict[float, list[torch.Tensor]] | None = None
     """What the run in progress has met at every noise level at which the model was called; None in between."""
     _called: list[int] = field(default_factory=list)
-    """For how many pictures the run in progress has called the model, and had the block run."""
+    """For how many pictures each call of the run in progress was; lists, since several GPUs may add to them at once."""
     _ran: list[int] = field(default_factory=list)
+    """For how many the block ran each time."""
 
     def sample(self, executor, noise, *args, **kwargs):
         """Around one run of a sampler, whatever it is; a run that does not come to its end leaves nothing."""

@@ -105,7 +105,7 @@ def _build(file: Path, model: str, classes: int) -> nn.Module:
     except ImportError as error:
         raise ClassifierError(f"{file} needs {library}: pip install {library}") from error
     except (ValueError, RuntimeError, TypeError) as error:
-        raise ClassifierError(f"{file}: {library} has no usable model '{name}' ({error}). Correct it.") from error
+        raise ClassifierError(f"{file}: {library} has no usable model '{name}' ({error}). Choose another.") from error
     raise ClassifierError(f"{file}: '{model}' is no network. Write torchvision/NAME or timm/NAME.")
 
 

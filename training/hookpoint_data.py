@@ -74,7 +74,7 @@ def maps_at_once(positions: int) -> int:
 
 
 def some_maps(held: Stream, at_least: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """As Stream.maps gives them: so many that are whole, or that many with fewer of their positions."""
+    """So many maps, as Stream.maps gives them; where they hold more than VALIDATION_VECTORS, fewer positions of each."""
     size = maps_at_once(held.positions)
     batches = -(-at_least // size)
     some = list(itertools.islice(held.maps(size), batches))

@@ -74,7 +74,7 @@ def maps_at_once(positions: int) -> int:
 
 
 def some_maps(held: Stream, at_least: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """So many maps, as Stream.maps gives them; where they hold more than VALIDATION_VECTORS, fewer positions of each."""
+    """So many maps, as Stream.maps gives them; of more than VALIDATION_VECTORS holds, fewer positions each."""
     size = maps_at_once(held.positions)
     batches = -(-at_least // size)
     some = list(itertools.islice(held.maps(size), batches))

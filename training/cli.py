@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from . import (
+from .commands import (
     collect_command,
     evaluate_command,
     export_command,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .cache import Cache
+from .cache.reader import Cache
 
 FITTING_ROUNDS = 50
 

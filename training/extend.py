@@ -8,7 +8,7 @@ import torch
 from ..sae_ops.autoencoder import SparseAutoencoder
 from ..sae_ops.concepts import ConceptStatistics
 from ..sae_ops.file import SAEHeader, load_sae
-from .cache import Cache
+from .cache.reader import Cache
 
 
 @dataclass(frozen=True)

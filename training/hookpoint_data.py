@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import distributed
-from .cache import CacheError
+from .cache.manifest import CacheError
 from .data import LabelledImages, choose_images
 from .phases import MEASURE, STATISTICS, Progress
 from .plan import Plan

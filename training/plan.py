@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..sae_ops.autoencoder import SAEConfig
 from ..sae_ops.concepts import Concept
-from .cache import Cache, CacheError
+from .cache.manifest import CacheError
+from .cache.reader import Cache
 from .config import TrainingConfig
 from .data import LabelledImages
 from .extend import Base, open_base

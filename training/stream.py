@@ -16,8 +16,9 @@ from fractions import Fraction
 import torch
 
 from ..sae_ops.text_hookpoints import is_text_hookpoint
-from .cache import Cache, CacheError
-from .storage import bytes_per_vector, empty, restored
+from .cache.manifest import CacheError
+from .cache.reader import Cache
+from .cache.storage import bytes_per_vector, empty, restored
 
 PIECE_BYTES = 1 << 20
 ROUNDS_OF_REPAIR = 10

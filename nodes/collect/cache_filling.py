@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ...training.cache import CacheSettings, CacheWriter, are_alike, begun_images_per_shard, layout_of
-from ...training.storage import bytes_per_vector
+from ...training.cache.layout import are_alike, layout_of
+from ...training.cache.manifest import CacheSettings, begun_images_per_shard
+from ...training.cache.storage import bytes_per_vector
+from ...training.cache.writer import CacheWriter
 from ..sample.sampling_progress import SamplingProgress, size_text
 
 SHARD_BYTES, SHARD_IMAGES = 128_000_000, 8

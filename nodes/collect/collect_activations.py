@@ -10,9 +10,11 @@ from comfy_api.latest import io, ui
 from ...sae_ops.file import HOOKED_TENSORS
 from ...sae_ops.hookpoints import Hookpoint
 from ...sae_ops.text_hookpoints import is_text_hookpoint
-from ...training.cache import Cache, CachedImage, CacheSettings, CacheWriter
+from ...training.cache.manifest import CachedImage, CacheSettings
+from ...training.cache.reader import Cache
+from ...training.cache.storage import STORAGES
+from ...training.cache.writer import CacheWriter
 from ...training.prompts import read_prompts
-from ...training.storage import STORAGES
 from ..files.fingerprints import NEVER_THE_SAME, note_written, was_written
 from ..files.output_paths import output_path
 from ..hooks.block_hooks import get_hooks, model_family, resolve_hookpoint, with_hooks

@@ -6,7 +6,8 @@ import folder_paths
 
 from ...sae_ops.autoencoder import SAEConfig
 from ...sae_ops.file import SAEFileError, read_header
-from ...training.cache import MANIFEST, Cache, CacheError
+from ...training.cache.manifest import MANIFEST, CacheError
+from ...training.cache.reader import Cache
 
 
 def caches_folder() -> Path:

@@ -6,7 +6,8 @@ from comfy import model_management
 from comfy_api.latest import io, ui
 
 from ...sae_ops.autoencoder import SAEConfig
-from ...training.cache import MANIFEST, Cache, CacheError
+from ...training.cache.manifest import MANIFEST, CacheError
+from ...training.cache.reader import Cache
 from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace

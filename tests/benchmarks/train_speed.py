@@ -63,7 +63,9 @@ def reading(shape: dict) -> dict[str, float]:
     Both in turns; the median of all turns.
     """
     from sae_eraser.sae_ops.autoencoder import SAEConfig
-    from sae_eraser.training.cache import Cache, CachedImage, CacheSettings, CacheWriter
+    from sae_eraser.training.cache.manifest import CachedImage, CacheSettings
+    from sae_eraser.training.cache.reader import Cache
+    from sae_eraser.training.cache.writer import CacheWriter
     from sae_eraser.training.config import TrainingConfig
     from sae_eraser.training.learner import Learner, new_autoencoder
     from sae_eraser.training.stream import Stream

@@ -16,9 +16,9 @@ import pytest
 
 from checkout import ROOT
 from comfy_server import COMFYUI, SHAPECANVAS, arguments, place_link, prepare_base
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.cli import main
-from sae_eraser.training.comfyui_server import ComfyUI, started_comfyui
+from sae_eraser.training.comfyui.server import ComfyUI, started_comfyui
 
 MID, UP = "mid_block.attentions.0", "up_blocks.0.attentions.0"
 SMALL_SHARDS = """

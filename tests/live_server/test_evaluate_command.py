@@ -16,7 +16,7 @@ import torch
 from checkout import ROOT
 from comfy_server import Server
 from sae_eraser.training.cli import main
-from sae_eraser.training.comfyui_server import ComfyUI, run_graph
+from sae_eraser.training.comfyui.server import ComfyUI, run_graph
 from sae_eraser.training.evaluation.judging import read_pictures
 
 SAE, DRAWN_SAE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_drawn.safetensors"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comfy_server import running_server
-from sae_eraser.training.comfyui_server import ComfyUI, run_graph
+from sae_eraser.training.comfyui.server import ComfyUI, run_graph
 from sae_eraser.training.evaluation.judging import read_pictures
 from shapecanvas.classifier import classify, load_classifier
 from shapecanvas.concepts import OBJECTS

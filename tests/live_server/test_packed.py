@@ -89,9 +89,9 @@ def test_the_page_gets_translations_help_and_templates(installed):
 
 
 def test_an_sae_is_trained_by_the_unpacked_script(installed, unpacked):
-    with (unpacked / "training" / "train_command.py").open("a") as script:
+    with (unpacked / "training" / "commands" / "train_command.py").open("a") as script:
         script.write('\n__import__("pathlib").Path(__file__).with_name("ran").touch()\n')
     ended = finish(installed, training_graph())
     assert ended["status"]["status_str"] == "success", json.dumps(ended["status"]["messages"][-1])
     assert (installed.base / "models" / "sae" / "packed.safetensors").is_file()
-    assert (unpacked / "training" / "ran").exists()
+    assert (unpacked / "training" / "commands" / "ran").exists()

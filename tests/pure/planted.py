@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from sae_eraser.training.cache import Cache, CachedImage, CacheSettings, CacheWriter
+from sae_eraser.training.cache.manifest import CachedImage, CacheSettings
+from sae_eraser.training.cache.reader import Cache
+from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.data import LabelledImages
 
 CONCEPTS = [("object", "disc"), ("object", "box"), ("object", "star"), ("style", "wavy"), ("style", "grainy")]

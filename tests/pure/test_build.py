@@ -13,7 +13,8 @@ from sae_eraser.sae_ops.description import EXPLAINED, describe
 from sae_eraser.sae_ops.edit import ConceptEdit, Erasure
 from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header
 from sae_eraser.sae_ops.scores import concept_scores
-from sae_eraser.training.cache import CacheSettings, CacheWriter
+from sae_eraser.training.cache.manifest import CacheSettings
+from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.plan import CONCEPT_LATENTS
 
 FAST = ("--latents", "48", "--k", "2", "--unsupervised-steps", "200", "--supervised-steps", "200")

@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sae_eraser.training import cache as cache_module
-from sae_eraser.training.cache import (
-    Cache,
-    CachedImage,
-    CacheError,
-    CacheSettings,
-    CacheWriter,
-    begun_images_per_shard,
-)
-from sae_eraser.training.storage import STORAGES, restored
+from sae_eraser.training.cache import reader
+from sae_eraser.training.cache import writer as writer_module
+from sae_eraser.training.cache.manifest import CachedImage, CacheError, CacheSettings, begun_images_per_shard
+from sae_eraser.training.cache.reader import Cache
+from sae_eraser.training.cache.storage import STORAGES, restored
+from sae_eraser.training.cache.writer import CacheWriter
 
 MID, UP = "mid_block.attentions.0", "up_blocks.1.attentions.1"
 SETTINGS = CacheSettings(
@@ -139,7 +136,7 @@ def test_a_stop_while_a_shard_is_written_loses_that_shard_alone(folder, tmp_path
         writer = CacheWriter(tmp_path / "stopped", SETTINGS)
         assert writer.missing() == [1, 2]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cache_module, "_sha256", stop)  # between a shard and its checksum
+        patch.setattr(writer_module, "facts_of", stop)  # between a shard and its checksum
         writer.write_shard(1, *vectors(range(2, 4)))
     assert CacheWriter(tmp_path / "stopped", SETTINGS).missing() == [1, 2]
     write(tmp_path / "stopped", 1, 2)
@@ -161,10 +158,10 @@ def test_a_full_disk_is_named_and_the_cache_goes_on(folder, tmp_path, monkeypatc
     def fail(*arguments):
         if name == "fsync":
             raise OSError(full, os.strerror(full))
-        raise cache_module.SafetensorError(f"I/O error: {os.strerror(full)} (os error {full})")
+        raise SafetensorError(f"I/O error: {os.strerror(full)} (os error {full})")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os if name == "fsync" else cache_module, name, fail)
+        patch.setattr(os if name == "fsync" else writer_module, name, fail)
         with pytest.raises(CacheError, match=f"disk of {tmp_path / 'full'} is full.*goes on at shard-00001"):
             writer.write_shard(1, *vectors(range(2, 4)))
     assert not list((tmp_path / "full").glob("*.part"))
@@ -306,14 +303,14 @@ def test_a_bad_shard_is_named_or_left_out(folder, damage, message):
 
 
 def test_a_shard_that_the_disk_does_not_give_is_named_or_left_out(folder, monkeypatch):
-    read = cache_module._sha256
+    read = reader.sha256_of
 
     def fails(path: Path) -> str:
         if path.name == "shard-00001.safetensors":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return read(path)
 
-    monkeypatch.setattr(cache_module, "_sha256", fails)
+    monkeypatch.setattr(reader, "sha256_of", fails)
     with pytest.raises(CacheError, match="shard-00001.safetensors cannot be read.*--skip-bad-shards"):
         list(Cache(folder).verify())
     cache = Cache(folder, skip_bad_shards=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from checkout import ROOT
 from comfy_server import COMFYUI
-from sae_eraser.training.evaluate_command import _changes
+from sae_eraser.training.commands.evaluate_command import _changes
 from sae_eraser.training.evaluation import judging
 from sae_eraser.training.evaluation.classifiers import open_classifier
 from sae_eraser.training.evaluation.judging import (

@@ -5,9 +5,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from sae_eraser.training import comfyui_server
 from sae_eraser.training.cli import main
-from sae_eraser.training.comfyui_server import ComfyUI, ComfyUIError, started_comfyui
+from sae_eraser.training.comfyui import server as comfyui_server
+from sae_eraser.training.comfyui.server import ComfyUI, ComfyUIError, started_comfyui
 
 
 def said_of(server: str, *more: str, tmp_path, capsys) -> str:

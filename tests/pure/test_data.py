@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pure.planted import CONCEPTS, HOOKPOINT, POSITIONS, STEPS, plant, write_cache
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.data import LabelledImages, choose_images
 
 IMAGES = 60

@@ -8,9 +8,9 @@ from unittest import mock
 
 import pytest
 
-from sae_eraser.training import evaluate_command
 from sae_eraser.training.cli import main
-from sae_eraser.training.comfyui_server import ComfyUI
+from sae_eraser.training.comfyui.server import ComfyUI
+from sae_eraser.training.commands import evaluate_command
 from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, _graph, picture_files
 from sae_eraser.training.evaluation.settings import choose_concepts, keep_settings
 from sae_eraser.training.prompts import LabelledPrompt

@@ -5,7 +5,7 @@ import torch
 
 from pure.planted import HOOKPOINT, POSITIONS, plant, write_cache
 from sae_eraser.training import hookpoint_data
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.hookpoint_data import some_maps
 from sae_eraser.training.stream import Stream
 

@@ -10,7 +10,7 @@ import importlib, pkgutil, sys
 import checkout
 checkout.import_root()
 for package in ("sae_eraser.sae_ops", "sae_eraser.training"):
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
         importlib.import_module(module.name)
 print(*sys.modules)
 """

@@ -10,7 +10,7 @@ from pure.random_sae import random_sae
 from pure.training_runs import train
 from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.training.assign import latent_means
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.calibrate import concept_statistics
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.look_alikes import detection_means, sparing_look_alikes

@@ -9,7 +9,7 @@ import torch
 from pure.planted import CONCEPTS, HOOKPOINT, plant, write_cache
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.measure import Measurement, balanced_accuracy, explained_guidance, measure
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_eraser.training.storage import STORAGES, bytes_per_vector, restored, stored
+from sae_eraser.training.cache.storage import STORAGES, bytes_per_vector, restored, stored
 
 
 def gaussian(width: int = 1280) -> torch.Tensor:

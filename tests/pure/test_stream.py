@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from pure.training_runs import train, train_elsewhere
 from sae_eraser.training import stream as stream_module
-from sae_eraser.training.cache import Cache, CachedImage, CacheError, CacheSettings, CacheWriter
+from sae_eraser.training.cache.manifest import CachedImage, CacheError, CacheSettings
+from sae_eraser.training.cache.reader import Cache
+from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.stream import Stream, held_out, readable
 
 POINT, MAPS, POSITIONS = "mid_block.attentions.0", 3, 4

@@ -20,8 +20,9 @@ from pure.training_runs import train
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header, save_sae
 from sae_eraser.sae_ops.formats import no_statistics
-from sae_eraser.training import train_command
-from sae_eraser.training.cache import CacheSettings, CacheWriter
+from sae_eraser.training.cache.manifest import CacheSettings
+from sae_eraser.training.cache.writer import CacheWriter
+from sae_eraser.training.commands import train_command
 from sae_eraser.training.config import TrainingConfig
 
 STEPS = ("--unsupervised-steps", "2", "--supervised-steps", "2", "--concept-latents", "1")

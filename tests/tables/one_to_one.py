@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from sae_eraser.sae_ops.autoencoder import SparseAutoencoder
 from sae_eraser.training.assign import latent_scores
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.data import choose_images
 
 from .markdown import over_seeds

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sae_eraser.sae_ops.concepts import Concept
 from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.training.assign import assign_latents, latent_means, latent_scores
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.calibrate import concept_statistics, estimate_threshold
 from sae_eraser.training.data import choose_images
 from sae_eraser.training.distributed import device

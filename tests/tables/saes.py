@@ -12,7 +12,7 @@ from sae_eraser.sae_ops.concepts import term_ranges
 from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.training import cli
 from sae_eraser.training.assign import LatentMeans, latent_means
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.concept_tables import Settings, select_concepts
 from sae_eraser.training.data import LabelledImages, choose_images
 from sae_eraser.training.distributed import device

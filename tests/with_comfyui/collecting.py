@@ -10,7 +10,7 @@ import torch
 
 from sae_eraser.nodes.collect import cache_filling
 from sae_eraser.nodes.collect.collect_activations import CollectActivations
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from with_comfyui.sampling import with_probe
 
 MID, UP = "mid_block.attentions.0", "up_blocks.0.attentions.0"

@@ -14,7 +14,7 @@ from sae_eraser.nodes.collect.collect_activations import CollectActivations
 from sae_eraser.nodes.collect.recording import spread
 from sae_eraser.nodes.sample.prompt_batch import sample_prompts
 from sae_eraser.sae_ops.file import read_header
-from sae_eraser.training.cache import Cache
+from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.cli import main
 from with_comfyui.collecting import KEEP, MID, PROMPTS, SAMPLING, UP, activations, collector, sigmas
 from with_comfyui.sampling import split_guidance, with_probe

@@ -12,8 +12,8 @@ from comfy.model_management import InterruptProcessingException
 
 from sae_eraser.nodes.collect import cache_filling
 from sae_eraser.nodes.collect.cache_filling import read_share
-from sae_eraser.training import cache as cache_module
-from sae_eraser.training.cache import CacheError
+from sae_eraser.training.cache import writer
+from sae_eraser.training.cache.manifest import CacheError
 from with_comfyui.collecting import IMAGE_BYTES, collector, contents, interrupting
 from with_comfyui.sampling import with_probe
 
@@ -110,7 +110,7 @@ def test_only_what_is_missing_must_fit_the_disk(collect, world, monkeypatch):
 
 def test_a_disk_that_fills_up_leaves_a_cache_that_goes_on(collect, monkeypatch):
     whole = contents(collect("whole"))
-    save_file = cache_module.save_file
+    save_file = writer.save_file
 
     def full_at_the_second(tensors, path, metadata):
         if "00001" in path.name:
@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_leaves_a_cache_that_goes_on(collect, monkeypatch):
         save_file(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "save_file", full_at_the_second)
+        patch.setattr(writer, "save_file", full_at_the_second)
         with pytest.raises(CacheError, match="is full. Free some space and run the same again"):
             collect()
     assert contents(collect()) == whole

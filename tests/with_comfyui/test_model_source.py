@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sae_eraser.nodes.collect.model_source import find_source
-from sae_eraser.training.cache import CachedImage, CacheError, CacheSettings, CacheWriter
+from sae_eraser.training.cache.manifest import CachedImage, CacheError, CacheSettings
+from sae_eraser.training.cache.writer import CacheWriter
 
 BOTH = ("model", "clip")
 

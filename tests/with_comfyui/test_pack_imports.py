@@ -38,4 +38,5 @@ def test_the_pack_imports_nothing_else_that_comfyui_has_not_imported_already(add
 
 def test_of_the_trainer_only_what_collecting_needs_is_imported(added):
     trainer = [name.removeprefix("sae_eraser.training.") for name in added if name.startswith("sae_eraser.training.")]
-    assert trainer == ["cache", "progress", "prompts", "storage"]
+    of_the_cache = ["layout", "manifest", "reader", "shards", "storage", "writer"]
+    assert trainer == ["cache", *(f"cache.{name}" for name in of_the_cache), "progress", "prompts"]

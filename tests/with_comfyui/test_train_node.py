@@ -24,9 +24,9 @@ from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
 from sae_eraser.training.cli import command_line
+from sae_eraser.training.commands.train_command import DEFAULT_K
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
-from sae_eraser.training.train_command import DEFAULT_K
 from with_comfyui.collecting import MID, UP, collector
 
 QUICK = {"latents": 32, "k": 4, "unsupervised_steps": 10, "supervised_steps": 150, "vectors": 128, "maps": 16}

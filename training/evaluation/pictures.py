@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ...sae_ops.atomic_write import write_atomically
-from ..comfyui_server import GO_ON, ComfyUI, ComfyUIError, run_graph
+from ..comfyui.server import GO_ON, ComfyUI, ComfyUIError, run_graph
 from ..prompts import LabelledPrompt
 
 SAMPLE, ERASE, GUARD = "SAEEraser_SamplePrompts", "SAEEraser_EraseConcept", "SAEEraser_ConceptGuard"

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...sae_ops.atomic_write import write_atomically
-from ..comfyui_server import ComfyUI, ComfyUIError, default_inputs, node_schema
-from ..node_options import SAMPLING, NodeOption, given_inputs
+from ..comfyui.node_options import SAMPLING, NodeOption, given_inputs
+from ..comfyui.server import ComfyUI, ComfyUIError, default_inputs, node_schema
 from ..prompts import LabelledPrompt
 from .pictures import ERASE, GUARD, ORIGINAL, SAMPLE, Sampling
 from .scores import labels_of

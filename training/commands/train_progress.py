@@ -6,8 +6,8 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from .phases import MEASURE, STATISTICS
-from .progress import progress_line
+from ..phases import MEASURE, STATISTICS
+from ..progress import progress_line
 
 CHECK = "check shards"
 """The phase before training; its steps are bytes."""

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from .comfyui_server import add_comfyui_options, chosen_comfyui, default_inputs, node_schema
-from .node_options import SAMPLING, NodeOption, add_node_options, given_inputs
-from .prompts import read_prompts, read_text
-from .run_node import run_node
+from ..comfyui.node_options import SAMPLING, NodeOption, add_node_options, given_inputs
+from ..comfyui.run_node import run_node
+from ..comfyui.server import add_comfyui_options, chosen_comfyui, default_inputs, node_schema
+from ..prompts import read_prompts, read_text
 
 NODE = "SAEEraser_CollectActivations"
 

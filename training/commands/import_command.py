@@ -5,11 +5,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..sae_ops.atomic_write import check_writable
-from ..sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
-from ..sae_ops.formats import known_formats, no_statistics, read_foreign
-from ..sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
-from .concept_tables import Settings, concepts_of_table, read_settings
+from ...sae_ops.atomic_write import check_writable
+from ...sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
+from ...sae_ops.formats import known_formats, no_statistics, read_foreign
+from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
+from ..concept_tables import Settings, concepts_of_table, read_settings
 from .info_command import show
 
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")

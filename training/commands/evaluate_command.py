@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .comfyui_server import ComfyUI, add_comfyui_options, chosen_comfyui
-from .evaluation.classifiers import open_classifier
-from .evaluation.judging import (
+from ..comfyui.node_options import SAMPLING, add_node_options
+from ..comfyui.server import ComfyUI, add_comfyui_options, chosen_comfyui
+from ..evaluation.classifiers import open_classifier
+from ..evaluation.judging import (
     PICTURES_AT_ONCE,
     Classifier,
     Judgement,
@@ -23,9 +24,9 @@ from .evaluation.judging import (
     judge_files,
     read_pictures,
 )
-from .evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing, withheld_pictures
-from .evaluation.result_page import write_page
-from .evaluation.results import (
+from ..evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing, withheld_pictures
+from ..evaluation.result_page import write_page
+from ..evaluation.results import (
     Results,
     changes_between,
     definitions,
@@ -34,11 +35,10 @@ from .evaluation.results import (
     table_rows,
     write_results,
 )
-from .evaluation.scores import label_groups
-from .evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
-from .node_options import SAMPLING, add_node_options
-from .progress import progress_bar
-from .prompts import read_prompts, read_text
+from ..evaluation.scores import label_groups
+from ..evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
+from ..progress import progress_bar
+from ..prompts import read_prompts, read_text
 
 
 def add_command(commands) -> None:

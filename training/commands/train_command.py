@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..sae_ops.atomic_write import check_writable
-from ..sae_ops.autoencoder import SAEConfig
-from ..sae_ops.file import TRAINED_BRANCHES, read_header
-from . import distributed
-from .build import build_saes
-from .cache import Cache
-from .config import ASSIGNMENTS, PRECISIONS, TrainingConfig
-from .finish import Made
+from ...sae_ops.atomic_write import check_writable
+from ...sae_ops.autoencoder import SAEConfig
+from ...sae_ops.file import TRAINED_BRANCHES, read_header
+from .. import distributed
+from ..build import build_saes
+from ..cache.reader import Cache
+from ..config import ASSIGNMENTS, PRECISIONS, TrainingConfig
+from ..finish import Made
+from ..look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
+from ..plan import Order, plan_training
+from ..recommend import recommendation
+from ..report import write_report
 from .info_command import show
-from .look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
-from .plan import Order, plan_training
-from .recommend import recommendation
-from .report import write_report
 from .train_progress import CHECK, PROGRESS, TrainProgress
 
 DEFAULT_K = 32

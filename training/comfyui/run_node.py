@@ -2,8 +2,8 @@
 
 from tqdm import tqdm
 
-from .comfyui_server import ComfyUI, run_graph
-from .progress import PROGRESS_PATH, progress_bar
+from ..progress import PROGRESS_PATH, progress_bar
+from .server import ComfyUI, run_graph
 
 
 def run_node(comfyui: ComfyUI, node: str, checkpoint: str, inputs: dict) -> str:

@@ -1,0 +1,26 @@
+"""How the activations of an image lie, which is the same for all images of a cache."""
+
+import torch
+
+Layout = tuple[dict[str, tuple[int, ...]], torch.Tensor]
+"""What an image has: (maps, positions, width) at every hookpoint, and noise levels [maps]."""
+
+
+def layout_of(shapes: dict[str, tuple[int, ...]], sigmas: torch.Tensor) -> Layout | None:
+    """That of each of several images, (images, maps, positions, width) at every hookpoint and [images, maps]; None if
+    they have different noise levels."""
+    each = {name: shape[1:] for name, shape in shapes.items()}
+    return (each, sigmas[0].clone()) if _are_same_levels(sigmas, sigmas[0]) else None
+
+
+def are_alike(first: Layout | None, second: Layout | None) -> bool:
+    """Whether two images have the same, noise levels but for rounding. None is like nothing."""
+    if first is None or second is None:
+        return False
+    return first[0] == second[0] and _are_same_levels(first[1], second[1])
+
+
+def _are_same_levels(sigmas: torch.Tensor, of_one: torch.Tensor) -> bool:
+    """[..., maps] and [maps]."""
+    same_number = sigmas.shape[-1] == len(of_one)
+    return same_number and torch.allclose(sigmas, of_one.expand_as(sigmas), rtol=1e-3, atol=1e-6)

@@ -34,7 +34,7 @@ def command_line() -> argparse.ArgumentParser:
         import_command,
         export_command,
     ):
-        module.add_command(commands)
+        module.add_command(commands).set_defaults(command=module.run)
     return parser
 
 

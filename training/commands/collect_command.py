@@ -1,4 +1,4 @@
-"""sae-eraser collect: lets a ComfyUI run the node Collect Activations, over HTTP."""
+"""`sae-eraser collect`: lets a ComfyUI run the node Collect Activations, over HTTP."""
 
 import argparse
 from pathlib import Path
@@ -33,22 +33,22 @@ INPUTS: tuple[NodeOption, ...] = (
 )
 
 
-def add_command(commands) -> None:
-    """Adds `collect` to the subparsers of the command line."""
+def add_command(commands) -> argparse.ArgumentParser:
+    """Adds `collect` to the subcommands of argparse; returns its parser."""
     parser = commands.add_parser(
         "collect",
         help="sample labelled prompts in a ComfyUI and cache the activations",
         description="Does what the node Collect Activations does. Options that are not given have the defaults of the "
         "node, which its help page lists. Run again after a stop, it goes on after the last finished shard.",
     )
-    parser.set_defaults(command=collect)
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
     parser.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="JSON lines, or CSV with a header")
     add_node_options(parser, INPUTS)
     add_comfyui_options(parser)
+    return parser
 
 
-def collect(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Runs the node to its end, showing how far it is. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
     prompts = read_text(options.prompts)
     read_prompts(prompts)  # a mistake in them shows before ComfyUI starts

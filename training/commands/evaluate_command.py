@@ -1,4 +1,4 @@
-"""sae-eraser evaluate: what an SAE takes out of pictures and what it leaves, as a classifier sees it.
+"""`sae-eraser evaluate`: what an SAE takes out of pictures and what it leaves, as a classifier sees it.
 
 ComfyUI samples the pictures and is spoken to over HTTP. Everything sampled and judged is kept, so that the command goes
 on where it was stopped.
@@ -41,8 +41,8 @@ from ..progress import progress_bar
 from ..prompts import read_prompts, read_text
 
 
-def add_command(commands) -> None:
-    """Adds `evaluate` to the subparsers of the command line."""
+def add_command(commands) -> argparse.ArgumentParser:
+    """Adds `evaluate` to the subcommands of argparse; returns its parser."""
     parser = commands.add_parser(
         "evaluate",
         help="measure what an SAE erases and what it leaves, with a classifier",
@@ -51,7 +51,6 @@ def add_command(commands) -> None:
         "defaults of the nodes Sample Prompts, Erase Concept and Concept Guard, which their help pages list. Run again "
         "after a stop, it goes on where it was.",
     )
-    parser.set_defaults(command=evaluate)
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
     parser.add_argument("--sae", required=True, metavar="NAME", help="file in ComfyUI's models/sae")
     parser.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="JSON lines, or CSV with a header")
@@ -107,9 +106,10 @@ def add_command(commands) -> None:
     add_node_options(parser, ERASING)
     add_node_options(parser, GUARDING)
     add_comfyui_options(parser)
+    return parser
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Writes evaluation.json, .md and .html. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
     _check_numbers(options)
     prompts = read_prompts(read_text(options.prompts)) * options.seeds

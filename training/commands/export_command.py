@@ -18,28 +18,28 @@ WEIGHTS = {"saelens": "sae_weights.safetensors", "sparsify": "sae.safetensors"}
 """How each tool names the weights file."""
 
 
-def add_command(commands) -> None:
-    """Adds `export` to the subcommands of argparse."""
-    command = commands.add_parser(
+def add_command(commands) -> argparse.ArgumentParser:
+    """Adds `export` to the subcommands of argparse; returns its parser."""
+    parser = commands.add_parser(
         "export",
         help="write an SAE file in another tool's format",
         description="Writes the weights of an SAE file and a cfg.json into a folder, as SAELens or sparsify reads "
         "them. Concepts stay behind, since no other format has them.",
     )
-    command.set_defaults(command=run)
-    command.add_argument("file", type=Path, help="SAE file to export")
-    command.add_argument(
+    parser.add_argument("file", type=Path, help="SAE file to export")
+    parser.add_argument(
         "--to",
         choices=tuple(EXPORTERS),
         required=True,
         help="tool whose format is written: SAELens or EleutherAI's sparsify",
     )
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
-    command.add_argument("--overwrite", action="store_true", help="replace an SAE that lies in that folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an SAE that lies in that folder")
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:
-    """Concepts stay behind, as no other format has them. Raises ValueError or OSError."""
+    """Writes the weights and cfg.json; concepts stay behind. Raises ValueError; OSError."""
     if options.out.is_file():
         raise ValueError(f"{options.out} is a file, but --out must be a folder. Choose another one.")
     sae, header, _ = load_sae(options.file)

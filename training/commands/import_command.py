@@ -6,77 +6,77 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...sae_ops.atomic_write import check_writable
+from ...sae_ops.description import describe_file
 from ...sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ...sae_ops.formats import known_formats, no_statistics, read_foreign
 from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 from ..concept_tables import Settings, concepts_of_table, read_settings
-from .info_command import show
 
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")
 """Of Hugging Face, with or without a folder or file in it."""
 
 
-def add_command(commands) -> None:
-    """Adds `import` to the subcommands of argparse."""
-    command = commands.add_parser(
+def add_command(commands) -> argparse.ArgumentParser:
+    """Adds `import` to the subcommands of argparse; returns its parser."""
+    parser = commands.add_parser(
         "import",
         help="turn another tool's SAE into an SAE file",
         description="Makes an SAE file of another tool's SAE, whose format is recognised by what is in its files. "
         "Pickles are read without running anything in them. Without --concepts the SAE can be looked at, but erases "
         "nothing.",
     )
-    command.set_defaults(command=run)
-    command.add_argument(
+    parser.add_argument(
         "path",
         help="file, folder, or repository on Hugging Face (owner/name, or a folder or a file in it), in one of the "
         f"formats {', '.join(known_formats())}",
     )
-    command.add_argument("--out", type=Path, required=True, help="file to write, e.g. models/sae/mine.safetensors")
-    command.add_argument(
+    parser.add_argument("--out", type=Path, required=True, help="file to write, e.g. models/sae/mine.safetensors")
+    parser.add_argument(
         "--hookpoint", help="block it was trained on, e.g. up_blocks.1.attentions.1 (default: as the files say)"
     )
-    command.add_argument(
+    parser.add_argument(
         "--model-family",
         help="ComfyUI's name of the models it was trained on, e.g. SD15 or SDXL (default: as the files say)",
     )
-    command.add_argument(
+    parser.add_argument(
         "--hooked",
         choices=HOOKED_TENSORS,
         help="what it reads: the block's output, or residual, output minus input (default: as the files say, or "
         "else as that tool has it)",
     )
-    command.add_argument("--k", type=int, help="latents kept for each vector, where the files do not say")
-    command.add_argument(
+    parser.add_argument("--k", type=int, help="latents kept for each vector, where the files do not say")
+    parser.add_argument(
         "--threshold", type=float, help="what latents must exceed, where the files do not say; 0 keeps what is positive"
     )
-    command.add_argument(
+    parser.add_argument(
         "--concepts", type=Path, metavar="FILE", help="SAeUron's table of its concepts, cls_latents_dict_....pkl"
     )
-    command.add_argument(
+    parser.add_argument(
         "--settings",
         type=Path,
         metavar="FILE",
         help="SAeUron's percentile and multiplier of each concept, class_params.pth",
     )
-    command.add_argument("--group", default="object", help="kind of concepts that these are (default: %(default)s)")
-    command.add_argument(
+    parser.add_argument("--group", default="object", help="kind of concepts that these are (default: %(default)s)")
+    parser.add_argument(
         "--percentile",
         type=float,
         default=Settings.percentile,
         help="percentile of all scores above which a latent carries a concept that has no settings "
         "(default: %(default)s)",
     )
-    command.add_argument(
+    parser.add_argument(
         "--multiplier",
         type=float,
         default=Settings.multiplier,
         help="how strongly the edit pushes a concept away that has no settings (default: %(default)s)",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises ValueError or OSError if something is wrong with what was asked for."""
+    """Writes the SAE file and prints what is in it. Raises ValueError; OSError."""
     if options.out.is_dir():
         raise ValueError(f"{options.out} is a folder. Name the file as well: {options.out / 'sae.safetensors'}")
     if options.out.suffix not in (".safetensors", ".part"):  # .part: of the node, which compares it and throws it away
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
         header = replace(header, concepts=concepts)
     save_sae(options.out, foreign.autoencoder, header, statistics)
     print(f"imported from {foreign.format}")
-    show(options.out)
+    print(describe_file(options.out))
 
 
 def _placed(header: SAEHeader, options: argparse.Namespace, name: str) -> SAEHeader:

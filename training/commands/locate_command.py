@@ -1,4 +1,4 @@
-"""sae-eraser locate: lets a ComfyUI run the node Locate Concept, over HTTP."""
+"""`sae-eraser locate`: lets a ComfyUI run the node Locate Concept, over HTTP."""
 
 import argparse
 from pathlib import Path
@@ -28,24 +28,24 @@ INPUTS: tuple[NodeOption, ...] = (
 )
 
 
-def add_command(commands) -> None:
-    """Adds `locate` to the subparsers of the command line."""
+def add_command(commands) -> argparse.ArgumentParser:
+    """Adds `locate` to the subcommands of argparse; returns its parser."""
     parser = commands.add_parser(
         "locate",
         help="find the blocks at which a concept is decided",
         description="Does what the node Locate Concept does, and prints its table. Options that are not given have the "
         "defaults of the node, which its help page lists. Run again after a stop, it goes on where it was.",
     )
-    parser.set_defaults(command=locate)
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
     parser.add_argument(
         "--pairs", required=True, type=Path, metavar="FILE", help="file with two prompts a line and a | between them"
     )
     add_node_options(parser, INPUTS)
     add_comfyui_options(parser)
+    return parser
 
 
-def locate(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Runs the node to its end, showing how far it is. Raises ComfyUIError, also after Ctrl-C; ValueError; OSError."""
     pairs = read_text(options.pairs)
     with chosen_comfyui(options) as comfyui:

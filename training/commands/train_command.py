@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ...sae_ops.atomic_write import check_writable
 from ...sae_ops.autoencoder import SAEConfig
+from ...sae_ops.description import describe_file
 from ...sae_ops.file import TRAINED_BRANCHES, read_header
 from .. import distributed
 from ..build import build_saes
@@ -22,7 +23,6 @@ from ..look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from ..plan import Order, plan_training
 from ..recommend import recommendation
 from ..report import write_report
-from .info_command import show
 from .train_progress import CHECK, PROGRESS, TrainProgress
 
 DEFAULT_K = 32
@@ -60,49 +60,48 @@ OPTIONS = {
 """The fields of TrainingConfig that the command line offers."""
 
 
-def add_command(commands) -> None:
-    """Adds `train` to the subcommands of argparse."""
-    train = commands.add_parser(
+def add_command(commands) -> argparse.ArgumentParser:
+    """Adds `train` to the subcommands of argparse; returns its parser."""
+    parser = commands.add_parser(
         "train",
         help="make SAE files of a cache written by Collect Activations",
         description="Trains an SAE, or several in one pass, on a cache of activations, and writes a file of each, in "
         "which every concept has latents of its own. Run again after a stop, it goes on at its last checkpoint.",
     )
-    train.set_defaults(command=run)
-    train.add_argument("cache", type=Path, help="folder of the cache, as Collect Activations has written it")
-    train.add_argument(
+    parser.add_argument("cache", type=Path, help="folder of the cache, as Collect Activations has written it")
+    parser.add_argument(
         "--out",
         type=Path,
         required=True,
         help="file to write, e.g. models/sae/mine.safetensors; a folder if several SAEs are trained",
     )
-    train.add_argument(
+    parser.add_argument(
         "--hookpoint",
         nargs="+",
         help="hookpoints of the cache to train on, an SAE for each; needed if the cache holds several",
     )
-    train.add_argument(
+    parser.add_argument(
         "--groups", nargs="+", action="extend", help="groups of labels that become concepts (default: all)"
     )
-    train.add_argument(
+    parser.add_argument(
         "--latents",
         type=int,
         nargs="+",
         help="number of latents, or several for an SAE each (default: 16 times the width of the hookpoint)",
     )
-    train.add_argument(
+    parser.add_argument(
         "--k",
         type=int,
         nargs="+",
         help=f"latents kept for each vector, or several numbers for an SAE each (default: {DEFAULT_K})",
     )
-    train.add_argument(
+    parser.add_argument(
         "--activation",
         choices=("batchtopk", "topk"),
         help="which latents are kept: batchtopk, k for each vector on average, by one threshold for all; topk, the k "
         "largest of every vector (default: batchtopk)",
     )
-    train.add_argument(
+    parser.add_argument(
         "--extend",
         type=Path,
         metavar="FILE",
@@ -112,42 +111,43 @@ def add_command(commands) -> None:
     for name, text in OPTIONS.items():
         default, option = getattr(TrainingConfig, name), "--" + name.replace("_", "-")
         if default is False:
-            train.add_argument(option, action="store_true", help=text)
+            parser.add_argument(option, action="store_true", help=text)
             continue
         shown = text if default is None else f"{text} (default: {default})"
         kind = KINDS[name] if default is None else type(default)
-        train.add_argument(option, type=kind, choices=CHOICES.get(name), default=default, help=shown)
-    train.add_argument(
+        parser.add_argument(option, type=kind, choices=CHOICES.get(name), default=default, help=shown)
+    parser.add_argument(
         "--memory", type=float, default=1.0, help="activations held in memory at once, in GB (default: 1)"
     )
-    train.add_argument(
+    parser.add_argument(
         "--checkpoint-minutes",
         type=float,
         default=2.0,
         help="minutes between checkpoints: a stop loses at most so many (default: 2)",
     )
-    train.add_argument(
+    parser.add_argument(
         "--restart", action="store_true", help="forget an unfinished training of the same --out and begin anew"
     )
-    train.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
-    train.add_argument(
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
+    parser.add_argument(
         "--skip-bad-shards",
         action="store_true",
         help="train without the shards of the cache that are missing or damaged",
     )
-    train.add_argument(
+    parser.add_argument(
         "--progress",
         choices=PROGRESS,
         default="bars",
         help="how progress is shown: bars, for people; json, lines of JSON on stdout, for programs (default: bars)",
     )
-    train.add_argument(
+    parser.add_argument(
         "--tensorboard", type=Path, metavar="FOLDER", help="folder to write curves to as well, for TensorBoard"
     )
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises ValueError or OSError if something is wrong with what was asked for."""
+    """Writes the SAE files and a page of their training. Raises ValueError, also after Ctrl-C; OSError."""
     distributed.start()
     speaks = distributed.rank() == 0
     try:
@@ -197,7 +197,7 @@ def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:
 
 def _report(options: argparse.Namespace, made: list[Made]) -> None:
     for sae in made:
-        show(sae.out)
+        print(describe_file(sae.out))
     if best := recommendation(made):
         print(best)
     page = options.out.with_suffix(".html") if len(made) == 1 else options.out / "training.html"

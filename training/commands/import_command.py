@@ -5,12 +5,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ...sae_ops.atomic_write import check_writable
 from ...sae_ops.description import describe_file
 from ...sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ...sae_ops.formats import known_formats, no_statistics, read_foreign
 from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 from ..concept_tables import Settings, concepts_of_table, read_settings
+from .out_file import check_out
 
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")
 """Of Hugging Face, with or without a folder or file in it."""
@@ -77,16 +77,8 @@ def add_command(commands) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the SAE file and prints what is in it. Raises ValueError; OSError."""
-    if options.out.is_dir():
-        raise ValueError(f"{options.out} is a folder. Name the file as well: {options.out / 'sae.safetensors'}")
-    if options.out.suffix not in (".safetensors", ".part"):  # .part: of the node, which compares it and throws it away
-        raise ValueError(f"ComfyUI would not list {options.out}. Name it {options.out.name}.safetensors")
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"{options.out} exists. Choose another --out, or pass --overwrite to replace it.")
-    try:
-        check_writable(options.out)
-    except OSError as error:
-        raise ValueError(f"{options.out} cannot be written ({error.strerror}). Choose another --out.") from error
+    # .part: of the node, which compares it and throws it away
+    check_out(options.out, options.overwrite, (".safetensors", ".part"))
     if options.settings and not options.concepts:
         raise ValueError("--settings are of concepts; pass their table as well, with --concepts.")
     default = Settings(options.percentile, options.multiplier)

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ...sae_ops.atomic_write import check_writable
 from ...sae_ops.autoencoder import SAEConfig
 from ...sae_ops.description import describe_file
 from ...sae_ops.file import TRAINED_BRANCHES, read_header
@@ -23,6 +22,7 @@ from ..look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from ..plan import Order, plan_training
 from ..recommend import recommendation
 from ..report import write_report
+from .out_file import check_out
 from .train_progress import CHECK, PROGRESS, TrainProgress
 
 DEFAULT_K = 32
@@ -176,7 +176,8 @@ def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:
     orders = _orders(options, cache)
     config = TrainingConfig(**{name: getattr(options, name) for name in OPTIONS})
     plan = plan_training(cache, orders, config, groups=options.groups, extend=options.extend)
-    _check_outputs(options, orders)
+    for order in orders:
+        check_out(order.out, options.overwrite)
     if not 0 < options.memory < math.inf:
         raise ValueError(f"--memory is {options.memory}, but must be a number above 0.")
     out = Path(os.path.abspath(options.out))  # a name even of "."
@@ -233,21 +234,6 @@ def _extension(options: argparse.Namespace) -> Order:
     if options.hookpoint not in (None, [header.hookpoint]):
         raise ValueError(f"The SAE to extend belongs to {header.hookpoint}, not to {', '.join(options.hookpoint)}.")
     return Order(header.hookpoint, header.autoencoder, options.out)
-
-
-def _check_outputs(options: argparse.Namespace, orders: list[Order]) -> None:
-    """Finds before the training rather than after it that a file cannot or must not be written."""
-    for order in orders:
-        if not order.out.is_dir() and order.out.suffix != ".safetensors":
-            raise ValueError(f"ComfyUI would not list {order.out}. Name it {order.out.name}.safetensors")
-        if order.out.is_dir():
-            raise ValueError(f"{order.out} is a folder. Name the file as well: {order.out / 'sae.safetensors'}")
-        if order.out.exists() and not options.overwrite:
-            raise ValueError(f"{order.out} exists. Choose another --out, or pass --overwrite to replace it.")
-        try:
-            check_writable(order.out)
-        except OSError as error:
-            raise ValueError(f"{order.out} cannot be written ({error.strerror}). Choose another --out.") from error
 
 
 def _verify(cache: Cache, progress: TrainProgress, speaks: bool) -> None:

@@ -24,7 +24,7 @@ from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
 from sae_eraser.training.cli import command_line
-from sae_eraser.training.commands.train_command import DEFAULT_K
+from sae_eraser.training.commands.train_options import DEFAULT_K
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from with_comfyui.collecting import MID, UP, collector

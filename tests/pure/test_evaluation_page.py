@@ -8,7 +8,8 @@ import torch
 from sae_eraser.training.evaluation.judging import Judgement
 from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting
 from sae_eraser.training.evaluation.result_page import write_page
-from sae_eraser.training.evaluation.results import measure_erasure, measure_originals, write_results
+from sae_eraser.training.evaluation.result_text import write_results
+from sae_eraser.training.evaluation.results import measure_erasure, measure_originals
 from sae_eraser.training.prompts import LabelledPrompt, read_prompts
 
 NAMES = ("<b>|star", "ring")

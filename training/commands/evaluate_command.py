@@ -26,15 +26,8 @@ from ..evaluation.judging import (
 )
 from ..evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing, withheld_pictures
 from ..evaluation.result_page import write_page
-from ..evaluation.results import (
-    Results,
-    changes_between,
-    definitions,
-    measure_erasure,
-    measure_originals,
-    table_rows,
-    write_results,
-)
+from ..evaluation.result_text import definitions, table_rows, write_results
+from ..evaluation.results import Results, changes_between, measure_erasure, measure_originals
 from ..evaluation.scores import label_groups
 from ..evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
 from ..progress import progress_bar

@@ -9,7 +9,8 @@ from ..page import write_html
 from ..prompts import LabelledPrompt
 from .judging import Judgement
 from .pictures import ORIGINAL, Sampling, Setting, picture_files
-from .results import ErasureResult, Results, best, definitions, introduction, number, table_rows
+from .result_text import definitions, introduction, number, table_rows
+from .results import ErasureResult, Results, best
 from .scores import is_broken, label_groups, labels_of, mentions
 
 SHOWN = 6

@@ -11,7 +11,6 @@ from torch import nn
 
 from checkout import ROOT
 from comfy_server import COMFYUI
-from sae_eraser.training.commands.evaluate_command import _changes
 from sae_eraser.training.evaluation import judging
 from sae_eraser.training.evaluation.classifiers import open_classifier
 from sae_eraser.training.evaluation.judging import (
@@ -22,6 +21,7 @@ from sae_eraser.training.evaluation.judging import (
     read_pictures,
 )
 from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files
+from sae_eraser.training.evaluation.results import picture_changes
 from sae_eraser.training.prompts import LabelledPrompt
 
 LABELS = {"object": ["star", "ring"], "style": ["neon", "dots"]}
@@ -310,7 +310,7 @@ def test_of_many_pictures_each_has_its_own_verdict_and_its_own_change(tmp_path, 
     files = picture_files(tmp_path, sampling, ORIGINAL)
     said = judge_files(open_classifier(f"{brightness}:judge", {}, {}), files, tmp_path / "judged" / "original")
     assert said.probabilities["shade"][:, 0].tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
-    assert _changes(tmp_path, sampling, erased, at_once=2) == pytest.approx([0, 20, 40, 60, 80])
+    assert picture_changes(tmp_path, sampling, erased) == pytest.approx([0, 20, 40, 60, 80])
 
 
 def same(first: Judgement, second: Judgement) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui.server import ComfyUI
 from sae_eraser.training.commands import evaluate_command
-from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, _graph, picture_files
+from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, batch_graph, picture_files
 from sae_eraser.training.evaluation.settings import choose_concepts, keep_settings
 from sae_eraser.training.prompts import LabelledPrompt
 
@@ -117,7 +117,7 @@ def test_an_sae_that_was_trained_anew_is_noticed(tmp_path, file):
 def test_a_batch_has_its_own_seeds_and_the_guard_its_threshold():
     prompts = [LabelledPrompt(f"a star {number}", {}) for number in range(6)]
     sampling = Sampling("c", "mine", prompts, 100, 4, {}, {}, {"sae": "drawn", "threshold": 0.5})
-    graph = _graph(sampling, Setting("star", 1.5), 4)
+    graph = batch_graph(sampling, Setting("star", 1.5), 4)
     assert graph["sample"]["inputs"]["prompts"] == '{"prompt": "a star 4"}\n{"prompt": "a star 5"}'
     assert graph["sample"]["inputs"]["first_seed"] == 104
     assert graph["guard"]["inputs"]["threshold"] == 0.5

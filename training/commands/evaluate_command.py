@@ -27,7 +27,7 @@ from ..evaluation.judging import (
 from ..evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sample_missing, withheld_pictures
 from ..evaluation.result_page import write_page
 from ..evaluation.result_text import definitions, table_rows, write_results
-from ..evaluation.results import Results, changes_between, measure_erasure, measure_originals
+from ..evaluation.results import Results, measure_erasure, measure_originals, picture_changes
 from ..evaluation.scores import label_groups
 from ..evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
 from ..progress import progress_bar
@@ -145,21 +145,12 @@ def _run(
         originals = judgements[ORIGINAL] = judged(ORIGINAL)
         results = measure_originals(sampling, classifier.name, confidence, len(settings), originals)
         for setting in settings:
-            erased, changes = judged(setting), _changes(out, sampling, setting)
+            erased, changes = judged(setting), picture_changes(out, sampling, setting)
             results.erasures.append(measure_erasure(results, setting, originals, erased, changes))
             judgements[setting] = replace(erased, features=None)  # of all settings they may not fit into memory
             write_results(out, results)
             write_page(out, results, judgements)
     return results
-
-
-def _changes(out: Path, sampling: Sampling, setting: Setting, at_once: int = 32) -> list[float]:
-    before, after = (picture_files(out, sampling, which) for which in (ORIGINAL, setting))
-    changes = []
-    for start in range(0, len(before), at_once):
-        part = slice(start, start + at_once)
-        changes += changes_between(read_pictures(before[part]), read_pictures(after[part]))
-    return changes
 
 
 class _Progress:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,16 +126,19 @@ def read_pictures(files: Sequence[Path]) -> torch.Tensor:
     return torch.stack(pictures)
 
 
+def read_in_parts(files: Sequence[Path]) -> Iterator[torch.Tensor]:
+    """The same of PICTURES_AT_ONCE files at a time, so that they fit into memory. Raises OSError likewise."""
+    for start in range(0, len(files), PICTURES_AT_ONCE):
+        yield read_pictures(files[start : start + PICTURES_AT_ONCE])
+
+
 def judge_files(classifier: Classifier, files: Sequence[Path], verdicts: Path) -> Judgement:
     """Judges the pictures, or reads what this classifier said of them before; `verdicts` is where that is kept."""
     asked = fingerprint(classifier.fingerprint, *files)
     known = _read(verdicts, asked)
     if known is not None:
         return known
-    parts = [
-        classifier.judge(read_pictures(files[start : start + PICTURES_AT_ONCE]))
-        for start in range(0, len(files), PICTURES_AT_ONCE)
-    ]
+    parts = [classifier.judge(pictures) for pictures in read_in_parts(files)]
     judgement = Judgement(
         parts[0].classes,
         {group: torch.cat([part.probabilities[group] for part in parts]) for group in parts[0].classes},

@@ -95,7 +95,7 @@ def sample_missing(
         missing = sum(not file.is_file() for file in batch)
         if not missing:
             continue
-        entry = run_graph(comfyui, _graph(sampling, setting, start))
+        entry = run_graph(comfyui, batch_graph(sampling, setting, start))
         images = entry["outputs"]["pictures"]["images"]
         if len(images) != len(batch):
             raise ComfyUIError(f"{sampling.checkpoint} drew {len(images)} pictures for {len(batch)} prompts.")
@@ -116,7 +116,7 @@ def _fetch(comfyui: ComfyUI, image: dict) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")  # without the graph that ComfyUI writes into its pictures
 
 
-def _graph(sampling: Sampling, setting: Setting, start: int) -> dict:
+def batch_graph(sampling: Sampling, setting: Setting, start: int) -> dict:
     """Samples the batch that starts at this prompt; in ComfyUI's API format."""
     prompts = sampling.prompts[start : start + sampling.batch_size]
     graph: dict = {

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import torch
-
-from .judging import Judgement
-from .pictures import Sampling, Setting
+from .judging import Judgement, read_in_parts
+from .pictures import ORIGINAL, Sampling, Setting, picture_files
 from .scores import (
     accuracy,
     broken_share,
@@ -92,8 +91,10 @@ def measure_erasure(
     return ErasureResult(group, setting.concept, setting.strength, scores, before, changes)
 
 
-def changes_between(originals: torch.Tensor, erased: torch.Tensor) -> list[float]:
-    return picture_change(originals, erased).tolist()
+def picture_changes(out: Path, sampling: Sampling, setting: Setting) -> list[float]:
+    """picture_change of every picture of the setting, which must be there as the originals must. Raises OSError."""
+    before, after = (read_in_parts(picture_files(out, sampling, which)) for which in (ORIGINAL, setting))
+    return [change for pair in zip(before, after, strict=True) for change in picture_change(*pair).tolist()]
 
 
 def means(erasures: Sequence[ErasureResult]) -> dict[tuple[str, str], dict[str, float | None]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..comfyui.node_options import SAMPLING, add_node_options
+from ..comfyui.node_options import SAMPLING, add_node_options, option_of
 from ..comfyui.server import ComfyUI, add_comfyui_options, chosen_comfyui
 from ..evaluation.classifiers import open_classifier
 from ..evaluation.judging import (
@@ -190,7 +190,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
         raise ValueError("--threshold is that of a guard. Name its SAE with --guard.")
     for name in ("seeds", "batch_size"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")
+            raise ValueError(f"{option_of(name)} must be at least 1.")
     if not 0 < options.confidence <= 1:
         raise ValueError(f"--confidence must be above 0 and at most 1, not {options.confidence:g}.")
 

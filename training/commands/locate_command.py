@@ -3,29 +3,24 @@
 import argparse
 from pathlib import Path
 
-from ..comfyui.node_options import SAMPLING, NodeOption, add_node_options, given_inputs
+from ..comfyui.node_options import SAMPLING, NodeOptions, add_node_options, given_inputs
 from ..comfyui.run_node import run_node
 from ..comfyui.server import add_comfyui_options, chosen_comfyui, default_inputs, node_schema
 from ..prompts import read_text
 
 NODE = "SAEEraser_LocateConcept"
 
-INPUTS: tuple[NodeOption, ...] = (
-    ("--hookpoints", "hookpoints", str, "blocks to exchange, separated by commas: names, or parts such as attentions"),
-    ("--ranges", "ranges", str, "when to exchange: shares of the sampling, separated by commas, e.g. 0-1,0-0.5,0.5-1"),
-    ("--name", "name", str, "name of the results, which go to ComfyUI's output/sae_locate/NAME.json, .md and .png"),
-    ("--seeds", "seeds", int, "number of noises for every pair"),
-    ("--first-seed", "first_seed", int, "seed of the first noise; the next has the next seed"),
-    *SAMPLING,
-    ("--batch-size", "batch_size", int, "number of pairs sampled at once, as four pictures each"),
-    (
-        "--combine",
-        "combine",
-        int,
-        "largest number of blocks exchanged together, adding the best one at a time; 1: no combinations",
-    ),
-    ("--hooked", "hooked", str, "what is exchanged: the block's output, or residual (output minus input)"),
-)
+INPUTS: NodeOptions = {
+    "hookpoints": (str, "blocks to exchange, separated by commas: names, or parts such as attentions"),
+    "ranges": (str, "when to exchange: shares of the sampling, separated by commas, e.g. 0-1,0-0.5,0.5-1"),
+    "name": (str, "name of the results, which go to ComfyUI's output/sae_locate/NAME.json, .md and .png"),
+    "seeds": (int, "number of noises for every pair"),
+    "first_seed": (int, "seed of the first noise; the next has the next seed"),
+    **SAMPLING,
+    "batch_size": (int, "number of pairs sampled at once, as four pictures each"),
+    "combine": (int, "largest number of blocks exchanged together, adding the best one at a time; 1: no combinations"),
+    "hooked": (str, "what is exchanged: the block's output, or residual (output minus input)"),
+}
 
 
 def add_command(commands) -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from ...sae_ops.file import read_header
 from .. import distributed
 from ..build import build_saes
 from ..cache.reader import Cache
+from ..comfyui.node_options import option_of
 from ..finish import Made
 from ..plan import Order, plan_training
 from ..recommend import recommendation
@@ -120,7 +121,7 @@ def _extension(options: argparse.Namespace) -> Order:
     header = read_header(options.extend)
     given = [name for name in ("latents", "k", "activation") if getattr(options, name) is not None]
     if given:
-        raise ValueError(f"--extend keeps the SAE as it is; leave out {', '.join('--' + name for name in given)}.")
+        raise ValueError(f"--extend keeps the SAE as it is; leave out {', '.join(map(option_of, given))}.")
     if options.hookpoint not in (None, [header.hookpoint]):
         raise ValueError(f"The SAE to extend belongs to {header.hookpoint}, not to {', '.join(options.hookpoint)}.")
     return Order(header.hookpoint, header.autoencoder, options.out)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ...sae_ops.file import TRAINED_BRANCHES
+from ..comfyui.node_options import option_of
 from ..config import ASSIGNMENTS, PRECISIONS, TrainingConfig
 from ..look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from .train_progress import PROGRESS
@@ -123,7 +124,7 @@ def training_config(options: argparse.Namespace) -> TrainingConfig:
 
 def _add_field(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     """An option for a field of TrainingConfig, with its default."""
-    default, option = getattr(TrainingConfig, name), "--" + name.replace("_", "-")
+    default, option = getattr(TrainingConfig, name), option_of(name)
     if default is False:
         parser.add_argument(option, action="store_true", help=text)
         return

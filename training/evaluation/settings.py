@@ -8,22 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...sae_ops.atomic_write import write_atomically
-from ..comfyui.node_options import SAMPLING, NodeOption, given_inputs
+from ..comfyui.node_options import SAMPLING, NodeOptions, given_inputs
 from ..comfyui.server import ComfyUI, ComfyUIError, default_inputs, node_schema
 from ..prompts import LabelledPrompt
 from .pictures import ERASE, GUARD, ORIGINAL, SAMPLE, Sampling
 from .scores import labels_of
 
-ERASING: tuple[NodeOption, ...] = (
-    ("--mode", "mode", str, "how Erase Concept edits: turn, scale, ablate, clamp, replace or paper_compat"),
-    ("--branch", "branch", str, "half of guidance that it edits: cond, uncond or both"),
-    ("--start-percent", "start_percent", float, "share of the sampling, 0 to 1, from which on it erases"),
-    ("--end-percent", "end_percent", float, "share of the sampling, 0 to 1, up to which it erases"),
-)
+ERASING: NodeOptions = {
+    "mode": (str, "how Erase Concept edits: turn, scale, ablate, clamp, replace or paper_compat"),
+    "branch": (str, "half of guidance that it edits: cond, uncond or both"),
+    "start_percent": (float, "share of the sampling, 0 to 1, from which on it erases"),
+    "end_percent": (float, "share of the sampling, 0 to 1, up to which it erases"),
+}
 """Inputs of Erase Concept that are options."""
-GUARDING: tuple[NodeOption, ...] = (
-    ("--threshold", "threshold", float, "score above which Concept Guard withholds a picture"),
-)
+GUARDING: NodeOptions = {
+    "threshold": (float, "score above which Concept Guard withholds a picture"),
+}
 """Inputs of Concept Guard that are options."""
 
 
@@ -78,9 +78,9 @@ def _installed_concepts(comfyui: ComfyUI, sae: str) -> list[str]:
 def read_sampling(comfyui: ComfyUI, options: argparse.Namespace, prompts: list[LabelledPrompt]) -> Sampling:
     """What the pictures depend on: the options, else the nodes' defaults."""
 
-    def inputs(node: str, table: tuple[NodeOption, ...]) -> dict:
+    def inputs(node: str, table: NodeOptions) -> dict:
         defaults = default_inputs(node_schema(comfyui, node))
-        return {name: defaults[name] for _, name, _, _ in table} | given_inputs(options, table)
+        return {name: defaults[name] for name in table} | given_inputs(options, table)
 
     return Sampling(
         options.checkpoint,

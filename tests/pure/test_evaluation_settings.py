@@ -9,8 +9,9 @@ from unittest import mock
 import pytest
 
 from sae_eraser.training.cli import main
-from sae_eraser.training.comfyui.server import ComfyUI
+from sae_eraser.training.comfyui.server import ComfyUI, ComfyUIError
 from sae_eraser.training.commands import evaluate_command
+from sae_eraser.training.evaluation import pictures
 from sae_eraser.training.evaluation.pictures import ORIGINAL, Sampling, Setting, batch_graph, picture_files
 from sae_eraser.training.evaluation.settings import choose_concepts, keep_settings
 from sae_eraser.training.prompts import LabelledPrompt
@@ -140,3 +141,13 @@ def test_a_name_that_concept_guard_would_cut_in_two_is_refused_before_anything_i
     said = capsys.readouterr().err
     assert "'Hopper, Edward' cannot be evaluated with --guard" in said and "Leave out --guard" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_for_videos_is_refused(tmp_path, monkeypatch):
+    """Of each latent ComfyUI decodes all frames as pictures."""
+    frames = {"outputs": {"pictures": {"images": [{"filename": f"{index}.png"} for index in range(10)]}}}
+    monkeypatch.setattr(pictures, "run_graph", lambda comfyui, graph: frames)
+    sampling = Sampling("video", "mine", [LabelledPrompt("a star", {})] * 2, 0, 4, {}, {})
+    with pytest.raises(ComfyUIError, match="video drew 10 pictures for 2 prompts. .* videos cannot be evaluated"):
+        pictures.sample_missing(ComfyUI("http://nowhere"), sampling, ORIGINAL, tmp_path, print)
+    assert not list(tmp_path.iterdir())

@@ -98,7 +98,10 @@ def sample_missing(
         entry = run_graph(comfyui, batch_graph(sampling, setting, start))
         images = entry["outputs"]["pictures"]["images"]
         if len(images) != len(batch):
-            raise ComfyUIError(f"{sampling.checkpoint} drew {len(images)} pictures for {len(batch)} prompts.")
+            raise ComfyUIError(
+                f"{sampling.checkpoint} drew {len(images)} pictures for {len(batch)} prompts. One picture for each "
+                "prompt is needed: models for videos cannot be evaluated."
+            )
         withheld = entry["outputs"].get("guard", {WITHHELD: [False] * len(batch)})[WITHHELD]
         for file, image, hidden in zip(batch, images, withheld, strict=True):
             picture, note = _fetch(comfyui, image), PngInfo()

@@ -106,6 +106,7 @@ def test_the_table_and_the_page_say_the_same(evaluated):
         assert "12 pictures of shapecanvas.safetensors" in text
         assert "Settings tried: 2 (2 strengths for each concept)" in text
         assert "Not finished" not in text
+        assert "judged by shapecanvas_judge.py:judge." in text and str(ROOT) not in text
     scores = json.loads((evaluated / "evaluation.json").read_text())["concepts"][1]["scores"]
     assert f"| object | star | 1 | {scores['UA']:.1f} |" in table
     shown = re.findall(r'<img[^>]* src="([^"]+)"', page)

@@ -12,7 +12,7 @@ from torch import nn
 from checkout import ROOT
 from comfy_server import COMFYUI
 from sae_eraser.training.evaluation import judging
-from sae_eraser.training.evaluation.classifiers import open_classifier
+from sae_eraser.training.evaluation.classifiers import open_classifier, shown_name
 from sae_eraser.training.evaluation.judging import (
     ClassifierError,
     Judgement,
@@ -91,6 +91,13 @@ def test_a_function_that_fails_is_named(brightness):
 def test_what_is_no_classifier(name):
     with pytest.raises(ClassifierError, match="is no classifier. Write FILE.py:FUNCTION"):
         open_classifier(name, LABELS, {})
+
+
+def test_a_shown_name_does_not_tell_where_on_this_computer_it_lies(tmp_path):
+    (tmp_path / "someone" / "clip").mkdir(parents=True)
+    shown = {"c.json": "c.json", f"{tmp_path}/c.json": "c.json", f"{tmp_path}/own.py:judge": "own.py:judge"}
+    shown |= {f"clip:{tmp_path}/someone/clip/": "clip:clip", "clip:openai/clip-vit-base": "clip:openai/clip-vit-base"}
+    assert {name: shown_name(name) for name in shown} == shown
 
 
 def test_labels_that_the_classifier_does_not_know(brightness):

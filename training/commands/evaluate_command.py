@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..comfyui.node_options import SAMPLING, add_node_options, option_of
 from ..comfyui.server import ComfyUI, add_comfyui_options, chosen_comfyui
-from ..evaluation.classifiers import open_classifier
+from ..evaluation.classifiers import open_classifier, shown_name
 from ..evaluation.judging import (
     PICTURES_AT_ONCE,
     Classifier,
@@ -143,7 +143,8 @@ def _run(
         some = sampled(ORIGINAL)[:: math.ceil(len(sampling.prompts) / PICTURES_AT_ONCE)]
         classifier = having_answered(classifier, classifier.judge(read_pictures(some)))
         originals = judgements[ORIGINAL] = judged(ORIGINAL)
-        results = measure_originals(sampling, classifier.name, confidence, len(settings), originals)
+        judge = shown_name(classifier.name)
+        results = measure_originals(sampling, judge, confidence, len(settings), originals)
         for setting in settings:
             erased, changes = judged(setting), picture_changes(out, sampling, setting)
             results.erasures.append(measure_erasure(results, setting, originals, erased, changes))

@@ -32,6 +32,14 @@ def open_classifier(name: str, labels: dict[str, list[str]], texts: dict[str, st
     )
 
 
+def shown_name(name: str) -> str:
+    """For pages that others see: without the folders that lead to it here; an id on Hugging Face as it is."""
+    if not name.startswith(CLIP):
+        return Path(name).name
+    folder = Path(name.removeprefix(CLIP))
+    return CLIP + folder.absolute().name if folder.is_dir() else name
+
+
 def _open_function(name: str, file: Path, function: str) -> Classifier:
     """A function: uint8 [n, h, w, 3] -> {group: (class names, probabilities [n, classes])}, or that and features."""
     if not file.is_file():

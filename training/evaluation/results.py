@@ -41,6 +41,7 @@ class Results:
 
     sampling: Sampling
     classifier: str
+    """As pages show it, without folders."""
     confidence: float
     original_accuracy: dict[str, float | None]
     """By group, in per cent."""

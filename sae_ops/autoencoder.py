@@ -47,14 +47,11 @@ class SAEConfig:
             raise ValueError(f"Unknown input norm '{self.input_norm}'; known are {', '.join(INPUT_NORMS)}.")
 
     @property
-    def is_editable(self) -> bool:
-        """Whether concepts can be erased with it."""
-        return self.activation in ACTIVATIONS and self.input_norm == "none"
-
-    @property
-    def not_editable(self) -> str:
-        """What of it edits do not support, if it is not editable."""
-        return self.activation if self.input_norm == "none" else "norm of every vector"
+    def unsupported(self) -> str | None:
+        """What edits do not support of it; None if concepts can be erased with it."""
+        if self.input_norm != "none":
+            return "norm of every vector"
+        return None if self.activation in ACTIVATIONS else self.activation
 
 
 class SparseAutoencoder(nn.Module):

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 import torch
 
 from .autoencoder import SparseAutoencoder
-from .largest import ScreenedEncoder, is_fast_at_bf16
+from .bf16 import is_fast_at_bf16
+from .largest import ScreenedEncoder
 
 VECTORS_AT_ONCE = 2048
 """Of a topk SAE, whose latents must all be encoded."""
 
 
 def encoder_of(sae: SparseAutoencoder, device: torch.device) -> ScreenedEncoder:
-    """That of an SAE, for few vectors on this device. It screens on the CPU alone: GPUs are slow to start kernels."""
+    """The encoder of an SAE, for few vectors on this device. It screens on the CPU alone: GPUs start kernels slowly."""
     return ScreenedEncoder(sae.W_enc, sae.b_enc, device, device.type == "cpu" and is_fast_at_bf16(device))
 
 
@@ -51,10 +52,10 @@ class ChosenLatents:
 
     def __call__(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps fp32 [images, d, positions] -> z [images, latents, positions], as SparseAutoencoder encodes."""
-        z = self.at_most(maps)
-        return self.at_last(maps, z, (z > 0).any(dim=1))
+        z = self.before_topk(maps)
+        return self.after_topk(maps, z, (z > 0).any(dim=1))
 
-    def at_most(self, maps: torch.Tensor) -> torch.Tensor:
+    def before_topk(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps fp32 [images, d, positions] -> z [images, latents, positions], of which topk may still drop some."""
         z = torch.baddbmm(self._bias[:, None], self._weight.expand(len(maps), -1, -1), maps)
         if self._config.activation == "batchtopk":
@@ -64,8 +65,8 @@ class ChosenLatents:
             z *= z > self._threshold[:, None]
         return z
 
-    def at_last(self, maps: torch.Tensor, z: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        """What is left of at_most's z at positions that are asked for, bool [images, positions]; 0 elsewhere.
+    def after_topk(self, maps: torch.Tensor, z: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """What topk leaves of before_topk's z at positions that are asked for, bool [images, positions]; 0 elsewhere.
 
         topk encodes the others too, but only there.
         """

@@ -115,6 +115,6 @@ def term_ranges(concepts: tuple[Concept, ...]) -> list[range]:
 
 
 def detecting_terms(concepts: tuple[Concept, ...]) -> list[range]:
-    """The same of those columns that tell whether a picture shows the concept."""
+    """For every concept the columns that tell whether a picture shows it: the first, if that detects, else all."""
     ranges = zip(concepts, term_ranges(concepts), strict=True)
     return [terms[:1] if concept.first_detects else terms for concept, terms in ranges]

@@ -7,17 +7,20 @@ from .file import SAEFileError, SAEHeader, read_header
 from .formats import is_ours, read_foreign
 
 EXPLAINED = 0.6
-"""Of what a concept's name brings; concepts whose latents explain less are named."""
+"""Concepts whose latents explain less of what their name brings are named."""
 QUALITY = {
     "fvu": "share of the variance left unexplained (FVU)",
     "l0": "latents that fire for a vector (L0)",
     "never_fired": "latents that never fired",
 }
-"""What the facts of a validation are called for people."""
+"""Facts of a validation, in words."""
 
 
 def describe_file(path: Path) -> str:
-    """Of an SAE file, or of another tool's; without the weights where the header says all. Raises SAEFileError."""
+    """Describes an SAE file, ours or another tool's, without reading weights if the header says all.
+
+    Raises SAEFileError.
+    """
     if is_ours(path):
         header = read_header(path)
         try:
@@ -47,7 +50,7 @@ def describe(path: Path, header: SAEHeader) -> str:
             "erases only where more of a concept is shown than in nearly all pictures of each other concept, or as "
             "much as in nearly all of its own"
         )
-    if not sae.is_editable:
+    if sae.unsupported:
         lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
     lines += [f"{QUALITY.get(name, name)}: {value}" for name, value in training.get("validation", {}).items()]
     if "images" in training:

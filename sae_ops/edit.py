@@ -21,9 +21,9 @@ from .selection import Selection, shown_in_maps
 from .terms import TermLevels, list_terms
 
 MOST_SELECTIONS = 4
-"""Kept ready at most; which concepts a picture shows may change from step to step."""
+"""So many are kept ready; which concepts a picture shows may change from step to step."""
 MOST_CALLS = 256
-"""Of which what the terms do is kept ready: more than the steps of a picture, for the next one."""
+"""What terms do is kept ready for so many: more than the steps of a picture, for the next one."""
 
 
 class ConceptEdit:
@@ -45,7 +45,7 @@ class ConceptEdit:
 
         Raises ValueError if this SAE cannot edit, or this edit has no such mode.
         """
-        if not sae.config.is_editable:
+        if sae.config.unsupported:
             raise ValueError(f"{sae.config} cannot erase; only {', '.join(ACTIVATIONS)} without an input norm can.")
         if any(erasure.mode == PAPER_COMPAT for erasure in erasures):
             raise ValueError(f"The mode {PAPER_COMPAT} belongs to PaperEdit alone.")
@@ -55,7 +55,7 @@ class ConceptEdit:
         self._statistics, self._is_topk = statistics, sae.config.activation == "topk"
         self._latents = ChosenLatents(sae, latents, encoder)
         self._detectors = self._terms.detects.nonzero()[:, 0]
-        self._detecting = self._latents[self._terms.column[self._detectors].to(device)]
+        self._detecting = self._latents[self._terms.latent[self._detectors].to(device)]
         self._decoder = sae.W_dec[torch.tensor(latents, device=device)] / sae.input_scale
         self._centre = sae.input_shift[:, None]
         self._mean_positions = 0 if statistics.positions is None else int(statistics.positions)
@@ -92,9 +92,9 @@ class ConceptEdit:
             return x
         some = self._select(needed)
         now = levels if len(needed) == len(active) else levels[needed.to(x.device)]
-        z = some.latents.at_most(maps)
+        z = some.latents.before_topk(maps)
         if self._is_topk:
-            z = some.latents.at_last(maps, z, some.asks(z, now))
+            z = some.latents.after_topk(maps, z, some.asks(z, now))
         fires = some.fires(z, now)
         if not (some.steers or fires.any()):
             return x
@@ -126,7 +126,7 @@ class ConceptEdit:
         return result.reshape(x.shape)
 
     def _mask_weights(self, x: torch.Tensor, place: Place | None) -> torch.Tensor:
-        """Of every mask, [images, masks, positions]."""
+        """How much of every mask lies on each position, [images, masks, positions]."""
         if place is None:
             raise ValueError("A mask needs a picture to lie on, but this is none. Take the mask out.")
         everywhere = torch.ones(len(x), x[0, 0].numel(), device=x.device)
@@ -148,7 +148,7 @@ class ConceptEdit:
         """The terms that may move anything here, int64: on the CPU those of concepts that these maps may show."""
         terms = self._terms
         if len(self._detectors) < len(terms) and maps.device.type == "cpu":  # a GPU has encoded all of them sooner
-            z, now = self._detecting.at_most(maps), levels[self._detectors]
+            z, now = self._detecting.before_topk(maps), levels[self._detectors]
             shown = shown_in_maps(z, z > now.gate, now, self._mean_positions)
             may_show = torch.zeros_like(terms.steers)
             may_show[self._detectors] = shown[..., 0].any(dim=0)

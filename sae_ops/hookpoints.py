@@ -142,7 +142,7 @@ def _walk_unet(blocks, path: str, name: str, resamplers: str) -> list[Hookpoint]
 
 
 def _is_a(module: nn.Module, *names: str) -> bool:
-    """By name: ComfyUI's classes cannot be imported here."""
+    """Whether a module is of one of these classes, by name: ComfyUI's classes cannot be imported here."""
     return any(base.__name__ in names for base in type(_within(module)).__mro__)
 
 
@@ -152,7 +152,7 @@ def parts_of(block: nn.Module) -> frozenset[str]:
 
 
 def _within(module: nn.Module) -> nn.Module:
-    """What torch.compile has put its shell around, or the module itself."""
+    """The module itself, without the shell that torch.compile puts around it."""
     return getattr(module, "_orig_mod", module)
 
 

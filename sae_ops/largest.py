@@ -5,25 +5,19 @@ bounded, so it tells for certain which few pre_acts may be among the largest; th
 decides.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .bf16 import VECTORS_PER_BLOCK, Linear, bf16_linear, is_fast_at_bf16, with_fp32_sums
 from .largest_of_rows import COLUMNS_PER_GROUP, group_maxima, kth_largest, largest_of_rows
 
-VECTORS_PER_BLOCK = 256
-"""On the CPU their pre_acts stay in the cache until the largest are chosen."""
 MOST_GROUPS = 8
 """A vector that needs more groups than this for each latent that is kept is left to the dense product in fp32."""
 ROUNDING = 2.0**-8
 """bf16 is within this share of the number it stands for."""
-
-
-Linear = Callable[[torch.Tensor], torch.Tensor]
-"""x [vectors, d] -> x @ weight.T + bias, [vectors, n]."""
 
 
 def largest(x: torch.Tensor, linear: Linear, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,31 +25,6 @@ def largest(x: torch.Tensor, linear: Linear, count: int) -> tuple[torch.Tensor, 
     chosen = [largest_of_rows(linear(block), count) for block in _blocks(x)]
     values, latents = zip(*chosen, strict=True)
     return torch.cat(values), torch.cat(latents)
-
-
-def bf16_linear(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
-    """For vectors in bf16; weight [n, d] and bias [n] of any dtype. Laid out for a processor that is fast at it."""
-    weight, bias = weight.detach().bfloat16(), bias.detach().bfloat16()
-    library = torch.ops.mkldnn
-    if weight.device.type == "cpu" and is_fast_at_bf16(weight.device) and hasattr(library, "_linear_pointwise"):
-        packed = library._reorder_linear_weight(weight, VECTORS_PER_BLOCK)
-        return lambda x: library._linear_pointwise(x, packed, bias, "none", [], "")
-    return partial(F.linear, weight=weight, bias=bias)
-
-
-def with_fp32_sums(linear: Linear) -> Linear:
-    """The same without sums in bf16, which torch else allows GPUs where they split a product."""
-
-    def product(x: torch.Tensor) -> torch.Tensor:
-        settings = torch.backends.cuda.matmul
-        before = settings.allow_bf16_reduced_precision_reduction
-        settings.allow_bf16_reduced_precision_reduction = False
-        try:
-            return linear(x)
-        finally:
-            settings.allow_bf16_reduced_precision_reduction = before
-
-    return product
 
 
 class ScreenedEncoder(nn.Module):
@@ -128,6 +97,18 @@ class ScreenedEncoder(nn.Module):
             kept[crowded] = self._are_largest_in_fp32(x[crowded], latents, z[crowded], count)
         return kept
 
+    def error(self, x: torch.Tensor, size: torch.Tensor | float) -> torch.Tensor:
+        """How far pre_acts in bf16 may be from the true ones, fp32 [vectors], if these are no larger than `size`.
+
+        x fp32 [vectors, d], size [vectors]. With x' and w' for the rounded ones,
+        |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'|; sums are fp32, and the result is rounded.
+        """
+        rounded = x.bfloat16()
+        length = rounded.norm(dim=1, dtype=torch.float32)
+        products = (x - rounded).norm(dim=1) * self._longest + length * self._rounded_by
+        sums = x.shape[1] * 2.0**-23 * length * self._longest
+        return products + sums + 2 * ROUNDING * (size + self._largest_bias)
+
     def _rivals(self, x: torch.Tensor, z: torch.Tensor, error: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
         """All latents that may exceed one of these, for vectors in bf16 and the errors of their products [vectors].
 
@@ -181,27 +162,6 @@ class ScreenedEncoder(nn.Module):
         """pre_acts of chosen latents in fp32, as in chosen_dots."""
         return chosen_dots(x, self.weight.to(x.device), latents, starts) + self.bias.to(x.device)[latents]
 
-    def error(self, x: torch.Tensor, size: torch.Tensor | float) -> torch.Tensor:
-        """How far pre_acts in bf16 may be from the true ones, fp32 [vectors], if these are no larger than `size`.
-
-        x fp32 [vectors, d], size [vectors]. With x' and w' for the rounded ones,
-        |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'|; sums are fp32, and the result is rounded.
-        """
-        rounded = x.bfloat16()
-        length = rounded.norm(dim=1, dtype=torch.float32)
-        products = (x - rounded).norm(dim=1) * self._longest + length * self._rounded_by
-        sums = x.shape[1] * 2.0**-23 * length * self._longest
-        return products + sums + 2 * ROUNDING * (size + self._largest_bias)
-
-
-def is_fast_at_bf16(device: torch.device) -> bool:
-    """Whether this machine multiplies bf16 matrices much faster than fp32 ones: those that cannot take far longer."""
-    if device.type == "cuda":
-        emulates = torch.version.cuda is not None and torch.cuda.get_device_capability(device) < (8, 0)
-        return torch.cuda.is_bf16_supported() and not emulates
-    known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
-    return device.type == "cpu" and any(supported is not None and supported() for supported in known)
-
 
 def chosen_dots(x: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """x[v] . table[rows[i]] for every i, v being the vector whose rows begin at starts[v]: [len(rows)].
@@ -217,5 +177,8 @@ def _blocks(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _bounds(values: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Between which the other of two numbers lies, one in bf16 and one true; error as of a size of 0."""
+    """The lowest and the highest that true values can be, given those in bf16, or the other way round.
+
+    error: of a size of 0.
+    """
     return values * (1 - 2 * ROUNDING) - error, values * (1 + 2 * ROUNDING) + error

@@ -13,7 +13,10 @@ def group_maxima(rows: torch.Tensor) -> torch.Tensor:
 
 
 def largest_of_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """topk, in no order: the `count` largest lie in the `count` groups with the largest maxima."""
+    """The `count` largest of every row, in no order: values and columns [rows, count].
+
+    They lie in the `count` groups with the largest maxima.
+    """
     groups, rest = divmod(rows.shape[1], COLUMNS_PER_GROUP)
     if rest or groups < 2 * count:
         values, columns = rows.topk(count, dim=1, sorted=False)
@@ -25,5 +28,5 @@ def largest_of_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch
 
 
 def kth_largest(rows: torch.Tensor, k: int) -> torch.Tensor:
-    """[rows]."""
+    """The k-th largest number of every row, [rows]."""
     return rows.topk(k, dim=1, sorted=False).values.amin(dim=1)

@@ -12,7 +12,7 @@ class Place:
     """Where the maps of one call of the model lie in the sampled picture. Sizes are height and width in latents."""
 
     picture: tuple[int, int]
-    """All that is sampled."""
+    """The whole picture that is sampled."""
     cutout: tuple[int, int]
     """What the call sees of it, which is less if a prompt is for an area of the picture."""
     covered: tuple[int, int]
@@ -20,7 +20,7 @@ class Place:
     corners: tuple[tuple[int, int], ...]
     """Top and left of the cut-out, for every chunk of the batch."""
     pictures: int
-    """All that are sampled at once."""
+    """How many are sampled at once."""
     chunk: tuple[int, ...]
     """Which of them are in every chunk of the batch, in this order."""
 

@@ -14,7 +14,7 @@ BROKEN = 1.5
 
 @dataclass(frozen=True)
 class Moved:
-    """Of exchanged pictures, one by one."""
+    """How exchanged pictures fit their prompts; a number for each."""
 
     lead: list[float]
     """ln(error under the own prompt / error under the partner's): above 0 the partner's fits better."""
@@ -23,7 +23,7 @@ class Moved:
 
     @property
     def share(self) -> float:
-        """Of pictures that the partner's prompt fits better."""
+        """Share of pictures that the partner's prompt fits better."""
         return sum(lead > 0 for lead in self.lead) / len(self.lead)
 
     @property

@@ -33,5 +33,5 @@ def _places(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
 
 
 def _nearest(places: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Of `others`, for every place; by differences, since products round."""
+    """For every place the index of the nearest of `others`; by differences, since products round."""
     return torch.cdist(places, others, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)

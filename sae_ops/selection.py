@@ -25,8 +25,8 @@ class Selection:
     """Those of the terms."""
     decoder: torch.Tensor
     """[latents, d]."""
-    column: torch.Tensor | None
-    """Which of the latents each term is; None if they are the same, one by one."""
+    latent: torch.Tensor | None
+    """Which of the latents each term has; None if the first has the first, and so on."""
     detector: torch.Tensor | None
     """As in Terms; None if every term is its own."""
     mask: torch.Tensor
@@ -45,14 +45,14 @@ class Selection:
     @staticmethod
     def of(terms: Terms, latents: ChosenLatents, decoder: torch.Tensor, mean_positions: int) -> "Selection":
         device = decoder.device
-        columns, column = terms.column.unique(return_inverse=True)
-        own = torch.equal(column, torch.arange(len(terms)))
-        if len(columns) < len(decoder):
-            latents, decoder = latents[columns.to(device)], decoder[columns.to(device)]
+        used, latent = terms.latent.unique(return_inverse=True)
+        one_by_one = torch.equal(latent, torch.arange(len(terms)))
+        if len(used) < len(decoder):
+            latents, decoder = latents[used.to(device)], decoder[used.to(device)]
         return Selection(
             latents,
             decoder,
-            None if own else column.to(device),
+            None if one_by_one else latent.to(device),
             None if terms.detects.all() else terms.detector.to(device),
             terms.mask.to(device),
             bool(terms.steers.any()),
@@ -64,23 +64,26 @@ class Selection:
         )
 
     def of_terms(self, z: torch.Tensor) -> torch.Tensor:
-        """z [images, latents, positions] -> [images, terms, positions]."""
-        return z if self.column is None else z[:, self.column]
+        """Every term's latent: z [images, latents, positions] -> [images, terms, positions]."""
+        return z if self.latent is None else z[:, self.latent]
 
     def lowest(self, values: torch.Tensor, moved: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """Of the values [images, terms, positions] of terms that share a latent, where they move it; shaped as z."""
-        if self.column is None:
+        """Where terms move their latents, the lowest of the values of those that share one; elsewhere z. Shaped as z.
+
+        values and moved [images, terms, positions], z [images, latents, positions].
+        """
+        if self.latent is None:
             return values
-        places = self.column[:, None].expand_as(values)
+        places = self.latent[:, None].expand_as(values)
         lowest = z.scatter_reduce(1, places, values.masked_fill(~moved, torch.inf), "amin", include_self=False)
         return torch.where(lowest.isinf(), z, lowest)
 
     def summed(self, values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """The values [images, terms, positions] of terms that share a latent; shaped as z."""
-        return values if self.column is None else torch.zeros_like(z).index_add_(1, self.column, values)
+        """The values [images, terms, positions], added up where terms share a latent; shaped as z."""
+        return values if self.latent is None else torch.zeros_like(z).index_add_(1, self.latent, values)
 
     def asks(self, z: torch.Tensor, levels: TermLevels) -> torch.Tensor:
-        """Where `fires` may depend on whether a z of at_most is one at last, bool [images, positions]."""
+        """Where `fires` may depend on what topk drops of z, bool [images, positions]. z: as before_topk gives it."""
         values = self.of_terms(z)
         asked = self.fires(z, levels)
         if self.mean_positions:

@@ -12,10 +12,10 @@ from .erasure import STEER, Erasure
 class Terms:
     """One latent of one erasure each, by latent; all [terms]. A latent that two erasures share is two terms."""
 
-    index: torch.Tensor
-    """Column of ConceptStatistics."""
-    column: torch.Tensor
-    """Place of the latent among all that the edit may change."""
+    statistics_column: torch.Tensor
+    """Its column in ConceptStatistics."""
+    latent: torch.Tensor
+    """Place of its latent among all that the edit may change."""
     detector: torch.Tensor
     """The term that has to fire somewhere in a map before this one moves there; itself if no other does."""
     strength: torch.Tensor
@@ -34,7 +34,7 @@ class Terms:
     """Which of the masks of all erasures; None among these is everywhere."""
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.latent)
 
     @property
     def detects(self) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Terms:
         return active & torch.where(is_cond[:, None], self.in_cond, self.in_uncond)
 
     def __getitem__(self, chosen: torch.Tensor) -> "Terms":
-        """These terms in this order, int64, with their detectors among them; `column` stays as it was."""
+        """These terms in this order, int64, with their detectors among them; `latent` stays as it was."""
         place = torch.zeros_like(self.detector).index_copy_(0, chosen, torch.arange(len(chosen)))
         some = {field.name: getattr(self, field.name)[chosen] for field in fields(self)}
         return Terms(**{**some, "detector": place[some["detector"]]})
@@ -67,13 +67,13 @@ class TermLevels:
     factor: torch.Tensor
     offset: torch.Tensor
     strength: torch.Tensor
-    """Of the erasure, 0 where it is not active."""
+    """That of the erasure, 0 where it is not active."""
     added: torch.Tensor
 
     @staticmethod
     def of(terms: Terms, active: torch.Tensor, statistics: ConceptStatistics, sigma: torch.Tensor) -> "TermLevels":
         """active as of are_active, sigma [images]; on the CPU, as all others."""
-        means = statistics.at(sigma, terms.index)
+        means = statistics.at(sigma, terms.statistics_column)
         return TermLevels(
             gate=means["overall"].clamp(min=0).masked_fill(~active | terms.steers, float("inf")),
             detection=means.get("detection", torch.zeros_like(means["overall"])),
@@ -84,7 +84,7 @@ class TermLevels:
         )
 
     def __getitem__(self, chosen: torch.Tensor) -> "TermLevels":
-        """Those of these terms, int64."""
+        """What these terms do, int64 [some]."""
         return TermLevels(*(getattr(self, field.name)[:, chosen] for field in fields(self)))
 
     def to(self, device: torch.device) -> "TermLevels":
@@ -94,17 +94,17 @@ class TermLevels:
 def list_terms(
     concepts: tuple[Concept, ...], erasures: tuple[Erasure, ...]
 ) -> tuple[Terms, list[int], list[torch.Tensor | None]]:
-    """The terms of these erasures on the CPU, the latents that their columns stand for, ascending, and their masks."""
+    """The terms of these erasures on the CPU, all latents that they may change, ascending, and their masks."""
     ranges = term_ranges(concepts)
     of: list[tuple[Erasure, Concept]] = []
-    index: list[int] = []
+    columns: list[int] = []
     latents: list[int] = []
     detector: list[int] = []
     for erasure in erasures:
-        concept, start = concepts[erasure.concept], len(index)
+        concept, start = concepts[erasure.concept], len(columns)
         count = len(concept.latents)
         of += [(erasure, concept)] * count
-        index += ranges[erasure.concept]
+        columns += ranges[erasure.concept]
         latents += concept.latents
         detector += [start] * count if concept.first_detects else range(start, start + count)
     distinct = sorted(set(latents))
@@ -118,8 +118,8 @@ def list_terms(
         return torch.tensor(list(values), dtype=torch.bool)
 
     terms = Terms(
-        index=torch.tensor(index),
-        column=torch.tensor([distinct.index(latent) for latent in latents]),
+        statistics_column=torch.tensor(columns),
+        latent=torch.tensor([distinct.index(latent) for latent in latents]),
         detector=torch.tensor(detector),
         strength=floats(erasure.strength for erasure, _ in of),
         start=floats(erasure.sigma_start for erasure, _ in of),
@@ -135,4 +135,4 @@ def list_terms(
         mask=torch.tensor([next(i for i, mask in enumerate(masks) if mask is erasure.mask) for erasure, _ in of]),
     )
     # By latent, so that mostly each is a term's own and none has to be looked up at every step.
-    return terms[terms.column.argsort(stable=True)], distinct, masks
+    return terms[terms.latent.argsort(stable=True)], distinct, masks

@@ -15,23 +15,21 @@ class LatentMeans:
     with_concept: torch.Tensor
     """[concepts, levels, latents], over the images that show the concept."""
     without: torch.Tensor
-    """The same over those that do not."""
+    """[concepts, levels, latents], over those that do not."""
     overall: torch.Tensor
     """[levels, latents]."""
 
 
 @torch.no_grad()
-def latent_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[int] | None = None) -> LatentMeans:
-    """Encodes all images, as at inference. latents: which ones to average; None is all."""
+def latent_means(sae: SparseAutoencoder, images: LabelledImages) -> LatentMeans:
+    """Encodes all images, as at inference."""
     levels, place = images.levels()
-    columns = slice(None) if latents is None else latents
     device = sae.W_enc.device
-    count = sae.config.n_latents if latents is None else len(latents)
-    shown = torch.zeros(images.labels.shape[1], len(levels), count)
-    total = torch.zeros(len(levels), count)
+    shown = torch.zeros(images.labels.shape[1], len(levels), sae.config.n_latents)
+    total = torch.zeros(len(levels), sae.config.n_latents)
     weights = torch.ones(len(images)) if images.weights is None else images.weights
     for (maps, labels), weight in zip(images, weights, strict=True):
-        z = torch.stack([sae.encode(m.to(device))[:, columns].mean(dim=0) for m in maps]).cpu()
+        z = torch.stack([sae.encode(m.to(device)).mean(dim=0) for m in maps]).cpu()
         at_levels = weight * torch.zeros_like(total).index_add_(0, place, z) / torch.bincount(place)[:, None]
         total += at_levels
         shown[labels] += at_levels
@@ -58,7 +56,7 @@ def assign_latents(scores: torch.Tensor, method: str = "greedy") -> list[int]:
     """
     concepts, n = scores.shape
     if n < concepts:
-        raise ValueError(f"{concepts} concepts need as many latents, but the SAE has {n}. Choose a larger number.")
+        raise ValueError(f"{concepts} concepts need as many latents, but the SAE has {n}. Choose more --latents.")
     if method == "optimal":
         from scipy.optimize import linear_sum_assignment
 

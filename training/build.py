@@ -16,7 +16,7 @@ from .calibrate import estimate_threshold
 from .checkpoint import Checkpoints
 from .config import TrainingConfig
 from .finish import Made, finish
-from .hookpoint_data import HookpointData, learned_from, read_hookpoint
+from .hookpoint_data import HookpointData, choose_half, read_hookpoint
 from .learner import Learner, new_autoencoder
 from .losses import fvu, guidance_loss
 from .measure import balanced_accuracy
@@ -28,66 +28,34 @@ from .tasks import ConceptTask, DrawnTask, Task
 
 
 def build_saes(
-    plan: Plan, *, memory: int, checkpoints: Path, checkpoint_seconds: float, restart: bool, progress: Progress
+    plan: Plan, *, memory: int, checkpoint_folder: Path, checkpoint_seconds: float, restart: bool, progress: Progress
 ) -> list[Made]:
     """Trains all SAEs of the plan in one pass over the cache and writes their files.
 
-    memory: bytes for buffered activations. checkpoints: a folder from which the same call goes on after a stop, to the
+    memory: bytes for buffered activations. checkpoint_folder: from there the same call goes on after a stop, to the
     same bytes on the same CPU; it is gone when all is done. Raises ValueError if the numbers do not fit, or the
     checkpoints belong to another training; CacheError if the shards that can be read have become too few.
     """
     check_examples(plan)
-    cache, orders, config = plan.cache, plan.orders, plan.config
-    points = [order.hookpoint for order in orders]
-    share = memory // len(set(points))
-    data = {point: read_hookpoint(plan, point, share, progress) for point in dict.fromkeys(points)}
-    _check_batches(config, [each.stream for each in data.values()])
+    orders = plan.orders
+    points = dict.fromkeys(order.hookpoint for order in orders)
+    data = {point: read_hookpoint(plan, point, memory // len(points), progress) for point in points}
+    _check_batches(plan.config, [each.training_stream for each in data.values()])
     learners = [_learner(plan, order, data[order.hookpoint]) for order in orders]
-    kept = Checkpoints(checkpoints, _settings(plan, memory), restart)
-    run = Run(learners, config, kept, checkpoint_seconds, progress)
-    resumed = run.resume()
-    if not resumed and (plan.base or not config.unsupervised_steps):
+    checkpoints = Checkpoints(checkpoint_folder, _settings(plan, memory), restart)
+    run = Run(learners, plan.config, checkpoints, checkpoint_seconds, progress)
+    if not run.resume() and (plan.base or not plan.config.unsupervised_steps):
         run.phase = SUPERVISE
-
-    def batches(kind: str, size: int):
-        def start_at(start: int) -> Iterator[dict]:
-            streams = {point: getattr(d.stream, kind)(size, start) for point, d in data.items()}
-            while True:
-                yield {point: next(stream) for point, stream in streams.items()}
-
-        return start_at
-
     if run.phase == RECONSTRUCT:
-        run_phase(
-            run,
-            config.unsupervised_steps,
-            batches("vectors", config.vectors),
-            lambda i, batch, done: learners[i].reconstruct(batch[points[i]].to(distributed.device()), done),
-            lambda i: _validate(learners[i], data[points[i]], None),
-        )
+        _reconstruct(plan, run, data)
         run.begin(SUPERVISE)
     if not run.carriers:
-        run.carriers = [_assigned(plan, learner, data[p]) for learner, p in zip(learners, points, strict=True)]
+        run.carriers = [
+            _assigned(plan, learner, data[order.hookpoint]) for order, learner in zip(orders, learners, strict=True)
+        ]
         run.save()
     if run.phase == SUPERVISE:
-        tasks = [
-            _task(plan, learner, carriers, data[point])
-            for learner, carriers, point in zip(learners, run.carriers, points, strict=True)
-        ]
-        labels = cache.labels(plan.labels).float()
-
-        def supervise(i: int, batch: dict, done: float) -> dict[str, torch.Tensor]:
-            maps, unprompted, images = batch[points[i]]
-            maps, unprompted = learned_from(plan, maps, unprompted)
-            return learners[i].supervise(maps, unprompted, labels[images].to(maps.device), tasks[i], done)
-
-        run_phase(
-            run,
-            config.supervised_steps,
-            batches("maps", config.maps),
-            supervise,
-            lambda i: _validate(learners[i], data[points[i]], tasks[i]),
-        )
+        _supervise(plan, run, data)
         run.begin(FINISHED)
     finished = [
         finish(plan, order, learner, carriers, data[order.hookpoint], track)
@@ -100,11 +68,60 @@ def build_saes(
     return finished
 
 
+def _reconstruct(plan: Plan, run: Run, data: dict[str, HookpointData]) -> None:
+    """The first phase: the SAEs learn to reconstruct activations, whatever they show."""
+    points = [order.hookpoint for order in plan.orders]
+
+    def step(index: int, batch: dict, done: float) -> dict[str, torch.Tensor]:
+        return run.learners[index].reconstruct(batch[points[index]].to(distributed.device()), done)
+
+    def validate(index: int) -> dict[str, float]:
+        return _validate(run.learners[index], data[points[index]], None)
+
+    def batches(start: int) -> Iterator[dict]:
+        return _side_by_side(
+            {point: each.training_stream.vectors(plan.config.vectors, start) for point, each in data.items()}
+        )
+
+    run_phase(run, plan.config.unsupervised_steps, batches, step, validate)
+
+
+def _supervise(plan: Plan, run: Run, data: dict[str, HookpointData]) -> None:
+    """The second phase: latents learn the labels to which they were assigned."""
+    points = [order.hookpoint for order in plan.orders]
+    labels = plan.cache.labels(plan.labels).float()
+    tasks = [
+        _task(plan, learner, carriers, data[point])
+        for learner, carriers, point in zip(run.learners, run.carriers, points, strict=True)
+    ]
+
+    def step(index: int, batch: dict, done: float) -> dict[str, torch.Tensor]:
+        maps, unprompted, images = batch[points[index]]
+        maps, unprompted = choose_half(plan, maps, unprompted)
+        return run.learners[index].supervise(maps, unprompted, labels[images].to(maps.device), tasks[index], done)
+
+    def validate(index: int) -> dict[str, float]:
+        return _validate(run.learners[index], data[points[index]], tasks[index])
+
+    def batches(start: int) -> Iterator[dict]:
+        return _side_by_side(
+            {point: each.training_stream.maps(plan.config.maps, start) for point, each in data.items()}
+        )
+
+    run_phase(run, plan.config.supervised_steps, batches, step, validate)
+
+
+def _side_by_side(streams: dict[str, Iterator]) -> Iterator[dict]:
+    """The next batch of every hookpoint, without end."""
+    while True:
+        yield {point: next(stream) for point, stream in streams.items()}
+
+
 def _settings(plan: Plan, memory: int) -> dict:
-    """All that the bytes of the SAEs depend on, by which checkpoints of the same training are told."""
+    """All that the bytes of the SAEs depend on: checkpoints of a training with other settings are not gone on from."""
     return {
         "config": asdict(plan.config),
-        "orders": [[o.hookpoint, asdict(o.sae), str(o.out.resolve())] for o in plan.orders],
+        "orders": [[o.hookpoint, asdict(o.config), str(o.out.resolve())] for o in plan.orders],
         "concepts": plan.concepts,
         "cache": plan.cache.digest,
         "base": hashlib.sha256(plan.base.path.read_bytes()).hexdigest() if plan.base else None,
@@ -134,8 +151,8 @@ def _check_batches(config: TrainingConfig, streams: list[Stream]) -> None:
 def _learner(plan: Plan, order: Order, data: HookpointData) -> Learner:
     device = distributed.device()
     if plan.base is None:
-        sample = next(data.stream.vectors(100_000))
-        return Learner(new_autoencoder(order.sae, sample, plan.config.seed).to(device), plan.config)
+        sample = next(data.training_stream.vectors(100_000))
+        return Learner(new_autoencoder(order.config, sample, plan.config.seed).to(device), plan.config)
     sae = copy.deepcopy(plan.base.sae).requires_grad_(True).to(device)
     return Learner(sae, plan.config, only=torch.zeros(sae.config.n_latents, dtype=torch.bool, device=device))
 
@@ -152,24 +169,24 @@ def _assigned(plan: Plan, learner: Learner, data: HookpointData) -> list[list[in
         scores = torch.rand(len(plan.labels), n, generator=torch.Generator().manual_seed(config.seed))
     else:
         if plan.base is None:
-            estimate_threshold(learner.sae, data.stream.vectors(config.vectors))
-        scores = latent_scores(latent_means(learner.sae, data.training))
+            estimate_threshold(learner.sae, data.training_stream.vectors(config.vectors))
+        scores = latent_scores(latent_means(learner.sae, data.training_images))
     scores[:, ~free] = -torch.inf
-    kept = plan.kept
+    kept = plan.kept_latents
     scores = scores[[label not in kept for label in plan.labels]]
-    count = plan.latents_each(int(free.sum())) if plan.guided or plan.drawn else 1
+    count = plan.latents_each(int(free.sum())) if plan.learns_with_all else 1
     found = iter(carriers_of(scores, assign_latents(scores, config.assignment), count))
     return [kept.get(label) or next(found) for label in plan.labels]
 
 
 def _task(plan: Plan, learner: Learner, carriers: list[list[int]], data: HookpointData) -> Task:
-    shown = plan.cache.labels(plan.concepts)[data.stream.images]
-    if plan.drawn:
+    shown = plan.cache.labels(plan.concepts)[data.training_stream.images]
+    if plan.learns_drawn:
         return DrawnTask(carriers, shown, learner.sae.W_enc.device)
     if learner.only is not None:
-        learning = [carriers[plan.labels.index(label)] for label in plan.learning]
+        learning = [carriers[plan.labels.index(label)] for label in plan.learning_labels]
         learner.only[[latent for own in learning for latent in own]] = True
-    concepts = plan.without_other_labels(data.training)
+    concepts = plan.without_other_labels(data.training_images)
     groups = [group for group, _ in plan.concepts]
     return ConceptTask(carriers, groups, shown, similarity(learner.sae, concepts))
 
@@ -178,18 +195,18 @@ def _task(plan: Plan, learner: Learner, carriers: list[list[int]], data: Hookpoi
 def _validate(learner: Learner, data: HookpointData, task: Task | None) -> dict[str, float]:
     """FVU, and with a task its loss and balanced accuracy, on the held-out maps."""
     sae = learner.sae
-    x = sae.normalise(data.maps)
+    x = sae.normalise(data.validation_maps)
     reconstruction, _ = reconstruct(sae, x.flatten(0, 1), learner.dtype)
     unexplained = fvu(x.flatten(0, 1), reconstruction).item()
     if task is None:
         return {"loss": unexplained, "fvu": unexplained}
     logits, *others = task.read(sae, x)
-    named = data.labels.to(x.device)
+    named = data.validation_labels.to(x.device)
     labels = named[:, : task.concepts]
     concepts = task.loss(logits, *others, labels=labels, config=learner.config).item()
     guidance = {}
-    if data.unprompted is not None:
-        difference = x - sae.normalise(data.unprompted)
+    if data.validation_unprompted is not None:
+        difference = x - sae.normalise(data.validation_unprompted)
         left = guidance_loss(sae, x, difference, task.carriers, named)
         guidance["guidance"] = (left / difference.square().sum().clamp(min=1e-9)).item()
     accuracy = balanced_accuracy(logits > 0, labels > 0)

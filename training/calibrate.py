@@ -9,10 +9,12 @@ from ..sae_ops.concepts import ConceptStatistics
 from .assign import LatentMeans
 from .sparse import kept_latents
 
+THRESHOLD_BATCHES = 50
+
 
 @torch.no_grad()
-def estimate_threshold(sae: SparseAutoencoder, batches: Iterator[torch.Tensor], count: int = 50) -> None:
-    """Sets batchtopk's threshold to the smallest activation kept in a training batch, averaged over `count` batches.
+def estimate_threshold(sae: SparseAutoencoder, batches: Iterator[torch.Tensor]) -> None:
+    """Sets batchtopk's threshold to the smallest activation kept in a training batch, averaged over batches.
 
     batches: activation vectors [batch, d]. In fp32, as encode() works. (BatchTopK, arXiv 2412.06410.) Raises ValueError
     if no latent fires.
@@ -20,7 +22,7 @@ def estimate_threshold(sae: SparseAutoencoder, batches: Iterator[torch.Tensor], 
     if sae.config.activation != "batchtopk":
         return
     smallest: list[torch.Tensor] = []
-    for _, vectors in zip(range(count), batches):  # noqa: B905 (the batches never end)
+    for _, vectors in zip(range(THRESHOLD_BATCHES), batches):  # noqa: B905 (the batches never end)
         values = kept_latents(sae, sae.normalise(vectors.to(sae.W_enc.device)), torch.float32).values
         smallest += values[values > 0].sort().values[:1]
     if not smallest:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..sae_ops.bf16 import is_fast_at_bf16
 from ..sae_ops.file import TRAINED_BRANCHES
-from ..sae_ops.largest import is_fast_at_bf16
 
 PRECISIONS = ("bf16", "fp32")
 ASSIGNMENTS = ("greedy", "optimal")
@@ -27,20 +27,20 @@ class TrainingConfig:
     learning_rate: float | None = None
     """Adam's; None is 2e-4 / sqrt(n / 2^14). It falls to zero over the last fifth of each phase."""
     precision: str | None = None
-    """Of the encoder's product while training; weights, sums, losses and thresholds are always fp32. None is bf16 where
-    the machine is fast at it, else fp32."""
+    """That of the encoder's product while training; weights, sums, losses and thresholds are always fp32. None is bf16
+    where the machine is fast at it, else fp32."""
     dead_after: int = 200_000
     """A latent is dead when it has not fired for this many vectors."""
     auxiliary_weight: float = 1 / 32
-    """Of the loss by which dead latents learn, beside the reconstruction."""
+    """How much the loss by which dead latents learn counts, beside the reconstruction."""
     concept_weight: float = 0.3
-    """Of the concept loss beside the reconstruction."""
+    """How much the concept loss counts, beside the reconstruction."""
     decorrelation_weight: float = 0.1
-    """Within the concept loss."""
+    """How much decorrelation counts within the concept loss."""
     silence_weight: float = 1.0
-    """Of the silence loss, likewise within it."""
+    """How much silence counts within it."""
     guidance_weight: float = 3.0
-    """Of the guidance loss beside the reconstruction, where the cache holds both halves of guidance."""
+    """How much the guidance loss counts, beside the reconstruction, where the cache holds both halves of guidance."""
     assignment: str = "greedy"
     """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum of scores."""
     concept_latents: int | None = None
@@ -59,7 +59,7 @@ class TrainingConfig:
     """Erase a concept only in pictures that show as much of it as nearly all of its own do, or more than nearly all of
     each other concept: look-alikes stay, and a few more pictures of it slip through. Only with the branch "cond"."""
     seed: int = 0
-    """Of all random choices."""
+    """The seed of all random choices."""
 
     def __post_init__(self):
         if self.precision not in (None, *PRECISIONS):

@@ -24,8 +24,8 @@ class LabelledImages:
     """The half of guidance to read."""
     weights: torch.Tensor | None = None
     """fp32 [images]: how much each counts, 1 on average; None: all the same."""
-    told: Callable[[int, int], None] | None = None
-    """Called when one is read next, with which it is, counted from 1, and how many there are."""
+    on_image: Callable[[int, int], None] | None = None
+    """Called before an image is read, with which one it is, counted from 1, and how many there are."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -34,8 +34,8 @@ class LabelledImages:
         """Each image's maps of the branch, fp32 [maps, positions, d], and labels [concepts]."""
         half = int(self.branch == "uncond")
         for place, (index, labels) in enumerate(zip(self.indices, self.labels, strict=True)):
-            if self.told:
-                self.told(place + 1, len(self))
+            if self.on_image:
+                self.on_image(place + 1, len(self))
             yield self.cache.read_image(self.hookpoint, index)[half :: self.cache.halves], labels
 
     def levels(self) -> tuple[torch.Tensor, torch.Tensor]:

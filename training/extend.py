@@ -32,9 +32,10 @@ def open_base(path: Path, cache: Cache, hookpoint: str) -> Base:
     erase."""
     base = Base(path, *load_sae(path))
     settings, header = cache.settings, base.header
-    if not header.autoencoder.is_editable:
-        what = header.autoencoder.not_editable
-        raise ValueError(f"The SAE to extend cannot erase: its {what} is not supported in edits. Train a new one.")
+    if unsupported := header.autoencoder.unsupported:
+        raise ValueError(
+            f"The SAE to extend cannot erase: its {unsupported} is not supported in edits. Train a new one."
+        )
     *_, width = cache.shape(hookpoint)
     for its, ours in (
         (header.hookpoint, hookpoint),

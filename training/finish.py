@@ -14,15 +14,15 @@ from .assign import companions, latent_means, latent_scores
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .distributed import device
 from .extend import joined
-from .hookpoint_data import HookpointData, learned_from, maps_at_once
+from .hookpoint_data import HookpointData, choose_half, maps_at_once
 from .learner import Learner
 from .look_alikes import sparing_look_alikes
 from .measure import Measurement, explained_guidance, measure
 from .phases import Track
 from .plan import Order, Plan
 
-MAPS_OF_A_LABEL = 16
-"""On which, at least and on average, it is measured what a name brings."""
+EXPLAINED_MAPS_PER_LABEL = 16
+"""At least and on average, to measure how much of what a name brings its latents explain."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,31 @@ class Made:
 def finish(
     plan: Plan, order: Order, learner: Learner, carriers: list[list[int]], data: HookpointData, track: Track
 ) -> Made:
-    """What training is followed by. carriers: the latents of each label that have learned it."""
+    """Sets the threshold, chooses every concept's latents, and measures their statistics, strengths and quality.
+
+    carriers: the latents of each label that have learned it.
+    """
     sae, base = learner.sae.requires_grad_(False), plan.base
     if base is None:
-        estimate_threshold(sae, data.stream.vectors(plan.config.vectors))
-    images = plan.without_other_labels(data.training)
+        estimate_threshold(sae, data.training_stream.vectors(plan.config.vectors))
+    images = plan.without_other_labels(data.training_images)
     means = latent_means(sae, images)
     owned = [tuple(own) for own in carriers[: len(plan.concepts)]]
-    if not (plan.guided or plan.drawn):
+    if not plan.learns_with_all:
         latents = [own for own, *_ in owned]
         taken = [] if base is None else [concept.latents[0] for concept in base.header.concepts]
         owned = companions(latent_scores(means), latents, plan.latents_each(sae.config.n_latents), taken)
-    statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.guided)
+    statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.learns_prompted)
     if plan.config.spare_look_alikes:
         statistics = sparing_look_alikes(statistics, sae, images, owned)
-    measurement = measure(sae, [list(own if plan.drawn else own[:1]) for own in owned], data.validation)
+    measurement = measure(sae, [list(own if plan.learns_drawn else own[:1]) for own in owned], data.validation_images)
     facts = [
         {"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)}
         for accuracy, separation in zip(measurement.accuracy, measurement.separation, strict=True)
     ]
-    if plan.guided:
-        for known, share in zip(facts, explained_guidance(sae, _held_out(plan, data), carriers), strict=False):
+    if plan.learns_prompted:
+        explained = explained_guidance(sae, _validation_batches(plan, data), carriers)
+        for known, share in zip(facts, explained, strict=False):
             known |= {"explained": round(share, 2)} if share is not None else {}
     found = tuple(
         Concept(
@@ -68,7 +72,7 @@ def finish(
             own,
             typical_multiplier(means, index, own[0], plan.turn),
             plan.turn,
-            first_detects=not plan.drawn,
+            first_detects=not plan.learns_drawn,
             facts=known,
         )
         for index, ((group, name), own, known) in enumerate(zip(plan.concepts, owned, facts, strict=True))
@@ -81,12 +85,12 @@ def finish(
     return Made(order.out, header, statistics, measurement, track)
 
 
-def _held_out(plan: Plan, data: HookpointData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _validation_batches(plan: Plan, data: HookpointData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Maps that are not trained on, with the prompt and without, and their labels; enough for every label."""
-    size, labels = maps_at_once(data.held.positions), plan.cache.labels(plan.labels).float()
-    batches = math.ceil(MAPS_OF_A_LABEL * len(plan.labels) / size)
-    for maps, unprompted, images in itertools.islice(data.held.maps(size), batches):
-        maps, unprompted = learned_from(plan, maps, unprompted)
+    size, labels = maps_at_once(data.validation_stream.positions), plan.cache.labels(plan.labels).float()
+    batches = math.ceil(EXPLAINED_MAPS_PER_LABEL * len(plan.labels) / size)
+    for maps, unprompted, images in itertools.islice(data.validation_stream.maps(size), batches):
+        maps, unprompted = choose_half(plan, maps, unprompted)
         assert unprompted is not None
         yield maps, unprompted, labels[images].to(maps.device)
 
@@ -96,7 +100,7 @@ def _header(plan: Plan, order: Order, concepts: tuple[Concept, ...], measurement
     return SAEHeader(
         hookpoint=order.hookpoint,
         model_family=settings.model_family,
-        autoencoder=order.sae,
+        autoencoder=order.config,
         hooked=settings.hooked,
         branch=plan.config.branch,
         concepts=concepts,

@@ -9,62 +9,65 @@ import torch
 from . import distributed
 from .cache.manifest import CacheError
 from .data import LabelledImages, choose_images
+from .held_out import held_out, readable
 from .phases import MEASURE, STATISTICS, Progress
 from .plan import Plan
-from .stream import Stream, held_out, readable
+from .stream import Stream
 
 VALIDATION_VECTORS = 16_384
-MAPS_OF_A_LABEL = 4
-"""To judge by, on average; of large maps fewer positions are taken then."""
+VALIDATION_MAPS_PER_LABEL = 4
+"""On average; of large maps fewer positions are taken then."""
 
 
 @dataclass(frozen=True)
 class HookpointData:
-    """What is kept at hand of it."""
+    """What one training reads at a hookpoint, to learn from and to validate on."""
 
-    stream: Stream
-    training: LabelledImages
-    validation: LabelledImages
-    maps: torch.Tensor
-    """Held-out maps, fp32 [maps, positions, d]; the same without the prompt, if they are there; their labels."""
-    unprompted: torch.Tensor | None
-    labels: torch.Tensor
-    """[maps, labels]."""
-    held: Stream
-    """Where these are from."""
+    training_stream: Stream
+    training_images: LabelledImages
+    validation_stream: Stream
+    validation_images: LabelledImages
+    validation_maps: torch.Tensor
+    """Some of the validation stream, fp32 [maps, positions, d]."""
+    validation_unprompted: torch.Tensor | None
+    """The same maps without the prompt, if they are learned from as well."""
+    validation_labels: torch.Tensor
+    """fp32 0/1 [maps, labels]."""
 
 
 def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) -> HookpointData:
-    """memory: bytes for buffered activations. progress: told while images are read one by one.
+    """Opens what training needs of the cache.
 
-    Raises CacheError if all activations are the same.
+    memory: bytes for buffered activations. progress: told while images are read one by one. Raises CacheError if all
+    activations are the same.
     """
 
-    def told(phase: str) -> Callable[[int, int], None]:
+    def showing(phase: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(phase, done, total, {})
 
-    cache, concepts, config = plan.cache, plan.concepts, plan.config
-    valid, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
-    stream = Stream(cache, hookpoint, training, buffer_bytes=memory, seed=config.seed)
-    _, positions, _ = cache.shape(hookpoint)
-    held = Stream(cache, hookpoint, valid, buffer_bytes=memory, seed=config.seed)
-    maps, unprompted, images = some_maps(held, MAPS_OF_A_LABEL * len(plan.labels))
-    maps, unprompted = learned_from(plan, maps, unprompted)
+    cache, config = plan.cache, plan.config
+    validation, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
+    training_stream, validation_stream = (
+        Stream(cache, hookpoint, images, buffer_bytes=memory, seed=config.seed) for images in (training, validation)
+    )
+    maps, unprompted, images = some_maps(validation_stream, VALIDATION_MAPS_PER_LABEL * len(plan.labels))
+    maps, unprompted = choose_half(plan, maps, unprompted)
     if torch.equal(maps.amin(dim=(0, 1)), maps.amax(dim=(0, 1))):
         raise CacheError(
             f"In {cache.folder} all activations at {hookpoint} are the same, so there is nothing to learn. Choose "
             "another --hookpoint, or collect at another one."
         )
-    shown = choose_images(cache, hookpoint, training, plan.labels, config.statistics_vectors, config.branch)
-    judged = choose_images(cache, hookpoint, valid, concepts, config.statistics_vectors // 4, config.branch)
+    vectors = config.statistics_vectors
+    learned = choose_images(cache, hookpoint, training, plan.labels, vectors, config.branch)
+    measured = choose_images(cache, hookpoint, validation, plan.concepts, vectors // 4, config.branch)
     return HookpointData(
-        stream,
-        replace(shown, told=told(STATISTICS)),
-        replace(judged, told=told(MEASURE)),
+        training_stream,
+        replace(learned, on_image=showing(STATISTICS)),
+        validation_stream,
+        replace(measured, on_image=showing(MEASURE)),
         maps,
         unprompted,
         cache.labels(plan.labels)[images].float(),
-        held,
     )
 
 
@@ -73,26 +76,27 @@ def maps_at_once(positions: int) -> int:
     return max(8, VALIDATION_VECTORS // positions)
 
 
-def some_maps(held: Stream, at_least: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+def some_maps(stream: Stream, at_least: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """So many maps, as Stream.maps gives them; of more than VALIDATION_VECTORS holds, fewer positions each."""
-    size = maps_at_once(held.positions)
+    size = maps_at_once(stream.positions)
     batches = -(-at_least // size)
-    some = list(itertools.islice(held.maps(size), batches))
+    some = list(itertools.islice(stream.maps(size), batches))
     if len(some) == 1:
         return some[0]
-    generator = torch.Generator().manual_seed(held.seed)
-    places = [torch.randperm(held.positions, generator=generator)[: max(1, held.positions // batches)] for _ in some]
+    generator = torch.Generator().manual_seed(stream.seed)
+    fewer = max(1, stream.positions // batches)
+    places = [torch.randperm(stream.positions, generator=generator)[:fewer] for _ in some]
     first, others, images = zip(*some, strict=True)
     maps = torch.cat([part[:, own] for part, own in zip(first, places, strict=True)])
     unprompted = [part[:, own] for part, own in zip(others, places, strict=True) if part is not None]
     return maps, torch.cat(unprompted) if unprompted else None, torch.cat(images)
 
 
-def learned_from(
+def choose_half(
     plan: Plan, maps: torch.Tensor, unprompted: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The maps that concepts are learned from, and with the guidance loss those that they are compared with."""
     device = distributed.device()
-    if unprompted is None or not (plan.drawn or plan.guided):
+    if unprompted is None or not plan.learns_with_all:
         return maps.to(device), None
-    return (unprompted.to(device), None) if plan.drawn else (maps.to(device), unprompted.to(device))
+    return (unprompted.to(device), None) if plan.learns_drawn else (maps.to(device), unprompted.to(device))

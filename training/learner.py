@@ -13,7 +13,8 @@ from .tasks import Task
 
 ROWS_PER_BLOCK = 256
 """On the CPU they stay in the cache while they are worked on."""
-AUXILIARY_SHARE = 4  # AuxK looks at every fourth vector
+AUXILIARY_STRIDE = 4
+"""AuxK looks at every fourth vector."""
 
 
 def new_autoencoder(config: SAEConfig, sample: torch.Tensor, seed: int) -> SparseAutoencoder:
@@ -51,20 +52,20 @@ class Learner:
         """Forgets Adam's moments, before another phase."""
         self._adam = torch.optim.Adam(self.sae.parameters(), lr=self._rate, eps=6.25e-10, fused=True)
 
-    def reconstruct(self, vectors: torch.Tensor, progress: float) -> dict[str, torch.Tensor]:
+    def reconstruct(self, vectors: torch.Tensor, done: float) -> dict[str, torch.Tensor]:
         """One step of FVU + auxiliary_weight * AuxK on vectors fp32 [batch, d].
 
-        progress: 0..1, how much of the phase is over. Returns fvu, l0, dead latents and the number of vectors, as
+        done: 0..1, how much of the phase is over. Returns fvu, l0, dead latents and the number of vectors, as
         tensors.
         """
         x = self.sae.normalise(share(vectors))
         reconstruction, kept = reconstruct(self.sae, x, self.dtype)
         error = (reconstruction - x).square().sum()
         dead = self._listen(kept, len(vectors))
-        part = slice(None, None, AUXILIARY_SHARE)
+        part = slice(None, None, AUXILIARY_STRIDE)
         residual = (x - reconstruction).detach()[part]
         auxiliary = auxiliary_loss(self.sae, x[part], residual, dead) / summed(residual.square().sum()).clamp(min=1e-9)
-        self._update(error / vectors.numel() + self.config.auxiliary_weight * auxiliary, progress)
+        self._update(error / vectors.numel() + self.config.auxiliary_weight * auxiliary, done)
         return self._numbers(error, kept, vectors)
 
     def supervise(
@@ -73,7 +74,7 @@ class Learner:
         unprompted: torch.Tensor | None,
         labels: torch.Tensor,
         task: Task,
-        progress: float,
+        done: float,
     ) -> dict:
         """One step of FVU + concept_weight * the task's loss on maps fp32 [batch, positions, d].
 
@@ -96,12 +97,12 @@ class Learner:
             guidance = guidance_loss(self.sae, x, difference, task.carriers, own) / whole
             loss = loss + self.config.guidance_weight * guidance
             numbers["guidance"] = summed(guidance.detach().clone())
-        self._update(loss, progress)
+        self._update(loss, done)
         return self._numbers(error, kept, maps.flatten(0, 1)) | numbers
 
     @property
     def dead(self) -> torch.Tensor:
-        """bool [n]."""
+        """Latents that have not fired for a long time, bool [n]."""
         return self.silent > self.config.dead_after
 
     def state(self) -> dict:
@@ -129,7 +130,7 @@ class Learner:
             "vectors": torch.tensor(len(vectors)),
         }
 
-    def _update(self, loss: torch.Tensor, progress: float) -> None:
+    def _update(self, loss: torch.Tensor, done: float) -> None:
         """One Adam step with unit decoder rows; the learning rate falls to zero over the last fifth."""
         self._adam.zero_grad()
         loss.backward()
@@ -146,7 +147,7 @@ class Learner:
             blocks = list(zip(sae.W_dec.split(size), gradients["W_dec"].split(size), strict=True))
             for rows, gradient in blocks:  # a row's gradient along itself would only change its norm
                 gradient -= (gradient * rows).sum(dim=1, keepdim=True) * rows
-        self._adam.param_groups[0]["lr"] = self._rate * min(1.0, (1 - progress) / 0.2)
+        self._adam.param_groups[0]["lr"] = self._rate * min(1.0, (1 - done) / 0.2)
         self._adam.step()
         with torch.no_grad():
             for start, (rows, _) in enumerate(blocks):

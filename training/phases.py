@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 RECONSTRUCT, SUPERVISE, FINISHED = "reconstruct", "supervise", "finished"
 STATISTICS, MEASURE = "statistics", "measure"
-"""What is done before and after the second phase, by pictures."""
+"""What goes before and after the second phase, picture by picture."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Track:
     worse: int = 0
     """Validations since the best one."""
 
-    def better(self, loss: float, learner: Learner) -> None:
+    def keep_if_best(self, loss: float, learner: Learner) -> None:
         """Keeps the learner's weights if this loss of a validation is the least so far, else counts one that is not."""
         if loss < self.best_loss:
             state = {name: tensor.detach().cpu().clone() for name, tensor in learner.sae.state_dict().items()}
@@ -117,7 +117,7 @@ def run_phase(run: Run, steps: int, batches: Callable[[int], Iterator], step: St
                     raise ValueError(
                         f"The loss is {measured['loss']}. Train with a smaller --learning-rate and --restart."
                     )
-                run.tracks[index].better(measured["loss"], run.learners[index])
+                run.tracks[index].keep_if_best(measured["loss"], run.learners[index])
                 entry = {"phase": run.phase, "step": run.step, **_known(numbers[index]), "validation": measured}
                 run.tracks[index].history.append(entry)
         now = time.monotonic()

@@ -10,10 +10,10 @@ from .cache.reader import Cache
 from .config import TrainingConfig
 from .data import LabelledImages
 from .extend import Base, open_base
-from .stream import held_out, readable
+from .held_out import held_out, readable
 
 CONCEPT_LATENTS, DRAWN_LATENTS = 24, 8
-"""Of every concept, if nothing else is asked for; the second of the branch "uncond"."""
+"""How many latents a concept has if nothing else is asked for; the second with the branch "uncond"."""
 GUIDED_TURN = 1.7
 """Latents that have learned what a concept's name brings need less than others to turn the picture away from it."""
 SPARING_TURN = 2.4
@@ -25,13 +25,13 @@ class Order:
     """One SAE to be made."""
 
     hookpoint: str
-    sae: SAEConfig
+    config: SAEConfig
     out: Path
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained on what, checked."""
+    """A training: which SAEs are to be made from which cache."""
 
     cache: Cache
     orders: list[Order]
@@ -42,20 +42,25 @@ class Plan:
     """An SAE whose concepts all stay; only latents for others are trained, and all else in it keeps its values."""
 
     @property
-    def guided(self) -> bool:
+    def learns_prompted(self) -> bool:
         """Whether concepts' latents learn what prompts bring, by the guidance loss."""
         trains = self.config.supervised_steps > 0 and self.config.guidance_weight > 0
-        return trains and self.cache.halves == 2 and not self.drawn
+        return trains and self.cache.halves == 2 and not self.learns_drawn
 
     @property
-    def drawn(self) -> bool:
+    def learns_drawn(self) -> bool:
         """Whether concepts' latents learn what is drawn, from the half of guidance that reads no prompt."""
         return self.config.branch == "uncond"
 
     @property
+    def learns_with_all(self) -> bool:
+        """Whether all latents of a concept learn; else one does, and others are added to it afterwards."""
+        return self.learns_prompted or self.learns_drawn
+
+    @property
     def turn(self) -> float:
         """How far the edit turns the concepts' latents around at strength 1."""
-        if not self.guided:
+        if not self.learns_prompted:
             return Concept.turn
         return SPARING_TURN if self.config.spare_look_alikes else GUIDED_TURN
 
@@ -63,24 +68,24 @@ class Plan:
     def labels(self) -> list[tuple[str, str]]:
         """The concepts first; with the guidance loss also all others that the prompts name, which are not written."""
         named = [(group, name) for group, names in self.cache.groups().items() for name in names]
-        return self.concepts + [label for label in named if self.guided and label not in self.concepts]
+        return self.concepts + [label for label in named if self.learns_prompted and label not in self.concepts]
 
     @property
-    def kept(self) -> dict[tuple[str, str], list[int]]:
+    def kept_latents(self) -> dict[tuple[str, str], list[int]]:
         """With the guidance loss, the latents of labels for which the base has learned what they bring."""
-        concepts = self.base.header.concepts if self.base and self.guided else ()
+        concepts = self.base.header.concepts if self.base and self.learns_prompted else ()
         return {(c.group, c.name): list(c.latents) for c in concepts if _is_guided(c)}
 
     @property
-    def learning(self) -> list[tuple[str, str]]:
+    def learning_labels(self) -> list[tuple[str, str]]:
         """The labels whose latents learn, in the order of labels; those of the others are kept."""
-        kept = self.kept
+        kept = self.kept_latents
         return [label for label in self.labels if label not in kept]
 
     def latents_each(self, n_latents: int) -> int:
         """How many every label that learns has, of so many latents."""
-        usual = DRAWN_LATENTS if self.drawn else CONCEPT_LATENTS
-        return self.config.concept_latents or max(1, min(usual, n_latents // len(self.learning)))
+        usual = DRAWN_LATENTS if self.learns_drawn else CONCEPT_LATENTS
+        return self.config.concept_latents or max(1, min(usual, n_latents // len(self.learning_labels)))
 
     def without_other_labels(self, images: LabelledImages) -> LabelledImages:
         """The images, labelled with the concepts alone."""
@@ -98,7 +103,7 @@ def plan_training(
     """
     base = open_base(extend, cache, orders[0].hookpoint) if extend else None
     plan = Plan(cache, orders, _concepts(cache, groups, base), config, base)
-    if plan.drawn and cache.halves < 2:
+    if plan.learns_drawn and cache.halves < 2:
         raise CacheError(
             f"{cache.folder} holds the prompt's half of guidance alone, but what is drawn is learned from the other "
             "half. Collect again with the branch both."
@@ -114,19 +119,19 @@ def plan_training(
     if config.spare_look_alikes:
         for order in orders:
             cache.map_positions(order.hookpoint)  # before the training rather than after it
-    if plan.drawn and base is not None:
+    if plan.learns_drawn and base is not None:
         raise ValueError("An SAE of the branch uncond cannot be extended. Train a new one on all concepts.")
     check_examples(plan)
     for order in orders:
-        room = int(base.free_latents().sum()) if base else order.sae.n_latents
-        each = plan.latents_each(room) if plan.guided or plan.drawn else 1
-        needed = len(plan.learning) * each
+        room = int(base.free_latents().sum()) if base else order.config.n_latents
+        each = plan.latents_each(room) if plan.learns_with_all else 1
+        needed = len(plan.learning_labels) * each
         if room < needed:
-            what = "labels" if plan.guided else "concepts"
+            what = "labels" if plan.learns_prompted else "concepts"
             free = "free latents of the SAE to extend" if base else "latents"
             wanted = "as many latents" if each == 1 else f"{each} latents each"
             raise ValueError(
-                f"{len(plan.learning)} {what} need {wanted}, but there are {room} {free}. Choose more --latents"
+                f"{len(plan.learning_labels)} {what} need {wanted}, but there are {room} {free}. Choose more --latents"
                 f"{'' if each == 1 else ' or fewer --concept-latents'}."
             )
     return plan

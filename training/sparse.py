@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ..sae_ops.autoencoder import SparseAutoencoder
-from ..sae_ops.largest import ScreenedEncoder, bf16_linear, chosen_dots, largest
+from ..sae_ops.bf16 import bf16_linear
+from ..sae_ops.largest import ScreenedEncoder, chosen_dots, largest
 from .distributed import gathered_filled_up, processes, rank, summed
 
 

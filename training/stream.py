@@ -7,7 +7,6 @@ and i alone, so a run that was stopped goes on with the very batches it would ha
 
 import hashlib
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,13 +14,11 @@ from fractions import Fraction
 
 import torch
 
-from ..sae_ops.text_hookpoints import is_text_hookpoint
 from .cache.manifest import CacheError
 from .cache.reader import Cache
 from .cache.storage import bytes_per_vector, empty, restored
 
 PIECE_BYTES = 1 << 20
-ROUNDS_OF_REPAIR = 10
 
 
 @dataclass(frozen=True)
@@ -140,58 +137,6 @@ class Stream:
         if len(pieces) == len(self._pieces):
             self._all = load
         return load
-
-
-def held_out(cache: Cache) -> torch.Tensor:
-    """bool [images]: one image in ten is for validation; which ones depends on prompts and seeds alone.
-
-    A label that had none, or all, has one such image, or all but one, and so have the images without it. Of a text
-    encoder the seed changes nothing.
-    """
-    images, is_text = cache.settings.images, any(map(is_text_hookpoint, cache.settings.hookpoints))
-    texts = (image.prompt if is_text else f"{image.prompt}|{image.seed}" for image in images)
-    places = torch.tensor([_fraction(text) for text in texts], dtype=torch.float64)
-    held = places < 0.1
-    showing = defaultdict(list)
-    for index, image in enumerate(images):
-        for label in [(group, name) for group, names in image.labels.items() for name in names]:
-            showing[label].append(index)
-    with_label = [torch.tensor(own) for own in showing.values()]
-    for own in with_label:
-        _divide(held, places, own)
-    for again in range(1, ROUNDS_OF_REPAIR):  # one repair may undo another
-        before = held.clone()
-        for own in with_label:
-            others = torch.ones_like(held).index_fill_(0, own, False).nonzero()[:, 0]
-            for side in (own, others):
-                if len(side) and places[side].amin() < places[side].amax():
-                    _divide(held, places, side, again)
-        if torch.equal(held, before):
-            break
-    return held
-
-
-def _divide(held: torch.Tensor, places: torch.Tensor, side: torch.Tensor, again: int = 0) -> None:
-    """Of these images, by index, holds one out if none is, and gives one back if all are.
-
-    again: how often this was done before; each time it is another one.
-    """
-    if len(side) > 1 and held[side].any() == held[side].all():
-        own, is_missing = places[side].unique(), not held[side].any()
-        nth = again % len(own)
-        held[places == own[nth if is_missing else -1 - nth]] = is_missing
-
-
-def readable(cache: Cache) -> torch.Tensor:
-    """bool [images]: those in shards that can be read."""
-    mask = torch.zeros(len(cache.settings.images), dtype=torch.bool)
-    mask[cache.images] = True
-    return mask
-
-
-def _fraction(text: str) -> float:
-    """A number in 0..1 that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _generator(*numbers: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""What latents shall tell about the maps that they are shown, and the losses for it."""
+"""What latents are to tell about maps, and the losses by which they learn it."""
 
 from typing import Protocol
 

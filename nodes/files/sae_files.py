@@ -169,7 +169,8 @@ def _read(name: str, path: str, stamp: tuple) -> LoadedSAE:
             f'sae-eraser import "{path}" --out "{Path(path).with_name("imported.safetensors")}" --hookpoint NAME '
             "--model-family SD15"
         )
-    if not header.autoencoder.is_editable:
-        what = header.autoencoder.not_editable
-        raise SAEFileError(f"The SAE '{name}' cannot erase: its {what} is not supported in edits. Choose another SAE.")
+    if unsupported := header.autoencoder.unsupported:
+        raise SAEFileError(
+            f"The SAE '{name}' cannot erase: its {unsupported} is not supported in edits. Choose another SAE."
+        )
     return loaded

@@ -105,7 +105,7 @@ def is_ours(path: Path) -> bool:
 
 
 def no_statistics() -> ConceptStatistics:
-    """Those of an SAE without concepts."""
+    """The statistics of an SAE without concepts."""
     return ConceptStatistics(torch.ones(1), *(torch.zeros(1, 0) for _ in range(3)))
 
 

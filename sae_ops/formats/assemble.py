@@ -57,6 +57,6 @@ def assemble(
 def unit_decoder(
     W_enc: torch.Tensor, b_enc: torch.Tensor, W_dec: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same autoencoder with decoder rows of unit norm, its latents as much larger."""
+    """This autoencoder with decoder rows of unit norm, its latents as much larger."""
     norms = W_dec.norm(dim=1).clamp(min=1e-8)
     return W_enc * norms[:, None], b_enc * norms, W_dec / norms[:, None]

@@ -26,10 +26,10 @@ class Checkpoint:
     values: dict[str, Any]
     """What else the weights file holds."""
     config: dict[str, Any]
-    """Of the settings file beside it; empty without one."""
+    """What the settings file beside it holds; empty without one."""
 
     def tensor(self, name: str) -> torch.Tensor:
-        """In fp32. Raises SAEFileError if there is none of this name."""
+        """The tensor of this name in fp32. Raises SAEFileError if there is none."""
         if name not in self.tensors:
             raise SAEFileError(f"{self.path} lacks the tensor '{name}'. It is damaged; download or save it again.")
         return self.tensors[name].float()

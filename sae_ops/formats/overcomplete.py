@@ -39,7 +39,10 @@ def read(checkpoint: Checkpoint) -> SparseAutoencoder:
 
 
 def _dictionary(checkpoint: Checkpoint) -> torch.Tensor:
-    """[n, d]. Its normalisation is not saved; the default one leaves rows of unit norm but for one optimizer step."""
+    """The decoder [n, d].
+
+    Its normalisation is not saved; the default one leaves rows of unit norm but for one optimizer step.
+    """
     weights = checkpoint.tensor("dictionary._weights")
     norms = weights.norm(dim=1, keepdim=True)
     if ((norms - 1).abs() < 0.05).all():
@@ -48,7 +51,7 @@ def _dictionary(checkpoint: Checkpoint) -> torch.Tensor:
 
 
 def _encoder(checkpoint: Checkpoint, W_dec: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[n, d] and [n]; batch norm, as it is after training, is folded into them."""
+    """The encoder's weight [n, d] and bias [n], with batch norm, as it is after training, folded into them."""
     tensors = checkpoint.tensors
     own = {name for name in tensors if name.startswith("encoder.") and not name.startswith("encoder.tied_to.")}
     if "encoder.final_block.0.weight" not in tensors:

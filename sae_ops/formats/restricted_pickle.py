@@ -22,9 +22,10 @@ MAKERS = re.compile(r"(builtins|__builtin__) bytearray|torch \w*Tensor|torch\.st
 
 
 def read_torch_file(path: Path) -> Any:
-    """What torch.save has written. Raises SAEFileError, before anything has run, if it holds more than plain data.
+    """Reads what torch.save has written.
 
-    And than what other packs have told torch, by add_safe_globals, is safe.
+    Raises SAEFileError, before anything has run, if it holds more than plain data and what other packs have told torch,
+    by add_safe_globals, is safe.
     """
     try:
         with open(path, "rb") as file:
@@ -50,7 +51,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 def read_pickle(path: Path) -> Any:
-    """What pickle.dump or torch.save has written. Raises SAEFileError as read_torch_file does."""
+    """Reads what pickle.dump or torch.save has written. Raises SAEFileError as read_torch_file does."""
     if not path.is_file():
         raise SAEFileError(f"{path} does not exist. Put the file there, or choose another one.")
     try:

@@ -18,7 +18,7 @@ class Format:
     hooked: str = "output"
     """Which tensor of the block such SAEs were trained on, as in SAEHeader."""
     model_family: str = ""
-    """Of all SAEs in this format; "" if they are made for many."""
+    """The family for which all SAEs in this format are made; "" if there are several."""
 
 
 FORMATS = (

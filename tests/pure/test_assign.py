@@ -56,13 +56,6 @@ def test_images_count_by_their_weights(planted, images, latents):
     torch.testing.assert_close(means.overall, mean(torch.ones(len(images), dtype=torch.bool)))
 
 
-def test_means_of_some_latents_are_those_columns(images):
-    sae = random_sae("topk", d=16)
-    some, all_of_them = latent_means(sae, images, [7, 2]), latent_means(sae, images)
-    for name in ("with_concept", "without", "overall"):
-        torch.testing.assert_close(getattr(some, name), getattr(all_of_them, name)[..., [7, 2]])
-
-
 def test_scores_are_the_share_with_the_concept_minus_the_share_without_averaged_over_noise_levels():
     means = LatentMeans(
         with_concept=torch.tensor([[[3.0, 1.0], [1.0, 1.0]]]),

@@ -9,7 +9,7 @@ from pure.planted import Planted, labelled_images, plant
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.training.assign import latent_means
-from sae_eraser.training.calibrate import concept_statistics, estimate_threshold, typical_multiplier
+from sae_eraser.training.calibrate import THRESHOLD_BATCHES, concept_statistics, estimate_threshold, typical_multiplier
 from sae_eraser.training.data import LabelledImages
 from sae_eraser.training.learner import new_autoencoder
 
@@ -40,8 +40,9 @@ def test_the_threshold_keeps_as_many_latents_as_training_did():
 
 def test_the_threshold_is_the_mean_over_batches_of_the_smallest_latent_kept():
     sae = random_sae("batchtopk", d=16, k=2)
-    smallest = [sae.pre_acts(batch).flatten().topk(2 * 100).values[-1] for batch in itertools.islice(batches(100), 4)]
-    estimate_threshold(sae, batches(100), count=4)
+    some = itertools.islice(batches(100), THRESHOLD_BATCHES)
+    smallest = [sae.pre_acts(batch).flatten().topk(2 * 100).values[-1] for batch in some]
+    estimate_threshold(sae, batches(100))
     torch.testing.assert_close(sae.threshold, torch.stack(smallest).mean())
 
 

@@ -69,7 +69,7 @@ def test_one_concept_leaves_room_for_pictures_without_it(cache):
 def test_it_is_told_how_far_the_reading_is(cache):
     told = []
     chosen = choose_images(cache, HOOKPOINT, EVERYONE, CONCEPTS, 1)
-    for _ in replace(chosen, told=lambda done, total: told.append((done, total))):
+    for _ in replace(chosen, on_image=lambda done, total: told.append((done, total))):
         pass
     assert told == [(which, len(chosen)) for which in range(1, len(chosen) + 1)]
 

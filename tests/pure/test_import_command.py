@@ -45,7 +45,7 @@ def test_what_only_other_tools_have_survives_the_file(out, case):
     assert main(["import", str(source), "--out", str(out), *PLACE]) == 0
     expected = load_file(source / "expected.safetensors")
     torch.testing.assert_close(load_sae(out)[0](expected["x"]), expected["x_hat"], rtol=0, atol=1e-5)
-    assert not load_sae(out)[1].autoencoder.is_editable
+    assert load_sae(out)[1].autoencoder.unsupported
 
 
 def test_a_file_alone_can_be_named(out):

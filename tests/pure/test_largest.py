@@ -6,14 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sae_eraser.sae_ops.largest import (
-    ScreenedEncoder,
-    bf16_linear,
-    chosen_dots,
-    is_fast_at_bf16,
-    largest,
-    with_fp32_sums,
-)
+from sae_eraser.sae_ops.bf16 import bf16_linear, is_fast_at_bf16, with_fp32_sums
+from sae_eraser.sae_ops.largest import ScreenedEncoder, chosen_dots, largest
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SparseAutoencoder
-from sae_eraser.sae_ops.largest import VECTORS_PER_BLOCK
+from sae_eraser.sae_ops.bf16 import VECTORS_PER_BLOCK
 from sae_eraser.training.sparse import Kept, kept_latents, reconstruct
 
 SIZES = [(64, 3), (61, 3), (64, 60), (61, 61), (256, 1)]

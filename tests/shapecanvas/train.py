@@ -128,7 +128,7 @@ def fit(
 
 def bf16():
     """Where the processor is fast at it; one that is not takes many times as long."""
-    from sae_eraser.sae_ops.largest import is_fast_at_bf16
+    from sae_eraser.sae_ops.bf16 import is_fast_at_bf16
 
     return torch.autocast("cpu", torch.bfloat16, enabled=is_fast_at_bf16(torch.device("cpu")))
 

@@ -16,7 +16,7 @@ from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.concept_tables import Settings, select_concepts
 from sae_eraser.training.data import LabelledImages, choose_images
 from sae_eraser.training.distributed import device
-from sae_eraser.training.stream import held_out
+from sae_eraser.training.held_out import held_out
 from shapecanvas.concepts import OBJECTS, STYLES
 from shapecanvas.worlds import ALIKE
 

@@ -64,6 +64,6 @@ def encodes(pack, monkeypatch) -> list:
     """Grows by one at every encode of an edit whose latents all detect."""
     from sae_eraser.sae_ops.chosen_latents import ChosenLatents
 
-    calls, at_most = [], ChosenLatents.at_most
-    monkeypatch.setattr(ChosenLatents, "at_most", lambda self, maps: calls.append(1) or at_most(self, maps))
+    calls, before_topk = [], ChosenLatents.before_topk
+    monkeypatch.setattr(ChosenLatents, "before_topk", lambda self, maps: calls.append(1) or before_topk(self, maps))
     return calls

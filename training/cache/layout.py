@@ -7,8 +7,10 @@ Layout = tuple[dict[str, tuple[int, ...]], torch.Tensor]
 
 
 def layout_of(shapes: dict[str, tuple[int, ...]], sigmas: torch.Tensor) -> Layout | None:
-    """That of each of several images, (images, maps, positions, width) at every hookpoint and [images, maps]; None if
-    they have different noise levels."""
+    """The layout that several images share; None if their noise levels differ.
+
+    shapes: (images, maps, positions, width) at every hookpoint; sigmas [images, maps].
+    """
     each = {name: shape[1:] for name, shape in shapes.items()}
     return (each, sigmas[0].clone()) if _are_same_levels(sigmas, sigmas[0]) else None
 
@@ -21,6 +23,6 @@ def are_alike(first: Layout | None, second: Layout | None) -> bool:
 
 
 def _are_same_levels(sigmas: torch.Tensor, of_one: torch.Tensor) -> bool:
-    """[..., maps] and [maps]."""
+    """Whether every row of sigmas [..., maps] is that of one image [maps], but for rounding."""
     same_number = sigmas.shape[-1] == len(of_one)
     return same_number and torch.allclose(sigmas, of_one.expand_as(sigmas), rtol=1e-3, atol=1e-6)

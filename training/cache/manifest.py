@@ -1,4 +1,4 @@
-"""What a cache is of, as its manifest says it."""
+"""The manifest of a cache: what was sampled, and how it is stored."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -49,12 +49,15 @@ class CacheSettings:
 
 
 def begun_images_per_shard(folder: Path) -> int | None:
-    """Of the cache that was begun in this folder; None if there is none. Raises CacheError if it cannot be read."""
+    """How many images a shard of the cache begun in this folder has; None if there is none.
+
+    Raises CacheError if its manifest cannot be read.
+    """
     return read_manifest(folder).images_per_shard if (folder / MANIFEST).exists() else None
 
 
 def manifest_text(settings: CacheSettings) -> str:
-    """What the file MANIFEST of a cache with these settings holds."""
+    """The text of a manifest with these settings."""
     return json.dumps({"version": CACHE_VERSION, "settings": asdict(settings)}, indent=1)
 
 

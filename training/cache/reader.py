@@ -186,7 +186,7 @@ class Cache:
         return vectors
 
     def _layout(self, shard: int) -> Layout | None:
-        """What the shard's images have; None if they differ, are not as many as belong there, or cannot be read."""
+        """The layout of a shard's images; None if they differ, are not as many as belong there, or cannot be read."""
         try:
             with safe_open(shard_path(self.folder, shard), framework="pt") as file:
                 shapes, sigmas = read_shapes(file, self.settings.hookpoints)

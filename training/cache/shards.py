@@ -15,12 +15,12 @@ MAP_POSITIONS = "map_positions"
 
 
 def shard_path(folder: Path, shard: int) -> Path:
-    """Where its tensors are."""
+    """Where the tensors of a shard are."""
     return folder / f"shard-{shard:05d}.safetensors"
 
 
 def checksum_path(folder: Path, shard: int) -> Path:
-    """Where its checksum is."""
+    """Where the checksum of a shard is."""
     return folder / f"shard-{shard:05d}.json"
 
 
@@ -66,7 +66,7 @@ def read_facts(path: Path) -> dict:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file of any size."""
+    """The SHA-256 of a file of any size."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

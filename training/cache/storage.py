@@ -9,7 +9,7 @@ SCALE = ".scale"
 
 
 def bytes_per_vector(width: int, storage: str) -> int:
-    """Of one vector of this width, its scale included."""
+    """How many bytes a vector of this width takes, its scale included."""
     return width + 4 if storage == "int8" else 2 * width
 
 

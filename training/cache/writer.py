@@ -31,7 +31,7 @@ class CacheWriter:
         ]
 
     def layout(self) -> Layout | None:
-        """What the images in the shards have; None if there are none. Raises CacheError if it cannot be read."""
+        """The layout of the images in the shards; None if there are none. Raises CacheError if it cannot be read."""
         for shard in range(self.settings.shards):
             if is_written(self.folder, shard) and shard_path(self.folder, shard).exists():
                 with open_shard(self.folder, shard) as file:
@@ -45,9 +45,10 @@ class CacheWriter:
         sigmas: torch.Tensor,
         map_positions: dict[str, int] | None = None,
     ) -> None:
-        """Its images: per hookpoint [images, maps, positions, width], and sigmas [images, maps].
+        """Writes one shard, and then its checksum.
 
-        map_positions: how many positions whole maps have at the hookpoints; None if these are whole.
+        activations: per hookpoint [images, maps, positions, width]; sigmas [images, maps]. map_positions: how many
+        positions whole maps have at the hookpoints; None if these are whole.
 
         Raises CacheError if values are not finite or the disk is full, ValueError if they do not fit into fp16.
         """

@@ -228,7 +228,7 @@ def _wait(comfyui: ComfyUI, prompt_id: str, while_waiting: Callable[[], object])
 
 
 def _refusal(answer: bytes) -> str:
-    """What ComfyUI has against a prompt, in a line."""
+    """In one line, why ComfyUI refused a prompt."""
     try:
         refusal = json.loads(answer)
         errors = [error for node in refusal["node_errors"].values() for error in node["errors"]] or [refusal["error"]]

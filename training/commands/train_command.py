@@ -80,7 +80,7 @@ def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:
         return build_saes(
             plan,
             memory=int(options.memory * 2**30),
-            checkpoints=out.with_name(out.name.removesuffix(".safetensors") + ".training"),
+            checkpoint_folder=out.with_name(out.name.removesuffix(".safetensors") + ".training"),
             checkpoint_seconds=60 * options.checkpoint_minutes,
             restart=options.restart,
             progress=progress.show,

@@ -20,7 +20,7 @@ from .hookpoint_data import HookpointData, choose_half, read_hookpoint
 from .learner import Learner, new_autoencoder
 from .losses import fvu, guidance_loss
 from .measure import balanced_accuracy
-from .phases import FINISHED, RECONSTRUCT, SUPERVISE, Progress, Run, run_phase
+from .phases import CHOOSE, COMPARE, FINISHED, RECONSTRUCT, SUPERVISE, Progress, Run, run_phase
 from .plan import Order, Plan, check_examples
 from .sparse import reconstruct
 from .stream import Stream
@@ -170,7 +170,7 @@ def _assigned(plan: Plan, learner: Learner, data: HookpointData) -> list[list[in
     else:
         if plan.base is None:
             estimate_threshold(learner.sae, data.training_stream.vectors(config.vectors))
-        scores = latent_scores(latent_means(learner.sae, data.training_images))
+        scores = latent_scores(latent_means(learner.sae, data.told_as(CHOOSE, data.training_images)))
     scores[:, ~free] = -torch.inf
     kept = plan.kept_latents
     scores = scores[[label not in kept for label in plan.labels]]
@@ -186,7 +186,7 @@ def _task(plan: Plan, learner: Learner, carriers: list[list[int]], data: Hookpoi
     if learner.only is not None:
         learning = [carriers[plan.labels.index(label)] for label in plan.learning_labels]
         learner.only[[latent for own in learning for latent in own]] = True
-    concepts = plan.without_other_labels(data.training_images)
+    concepts = plan.without_other_labels(data.told_as(COMPARE, data.training_images))
     groups = [group for group, _ in plan.concepts]
     return ConceptTask(carriers, groups, shown, similarity(learner.sae, concepts))
 

@@ -18,7 +18,7 @@ from .hookpoint_data import HookpointData, choose_half, maps_at_once
 from .learner import Learner
 from .look_alikes import sparing_look_alikes
 from .measure import Measurement, explained_guidance, measure
-from .phases import Track
+from .phases import LOOK_ALIKES, MEASURE, STATISTICS, Track
 from .plan import Order, Plan
 
 EXPLAINED_MAPS_PER_LABEL = 16
@@ -47,7 +47,7 @@ def finish(
     if base is None:
         estimate_threshold(sae, data.training_stream.vectors(plan.config.vectors))
     images = plan.without_other_labels(data.training_images)
-    means = latent_means(sae, images)
+    means = latent_means(sae, data.told_as(STATISTICS, images))
     owned = [tuple(own) for own in carriers[: len(plan.concepts)]]
     if not plan.learns_with_all:
         latents = [own for own, *_ in owned]
@@ -55,8 +55,9 @@ def finish(
         owned = companions(latent_scores(means), latents, plan.latents_each(sae.config.n_latents), taken)
     statistics = concept_statistics(means, images.levels()[0], owned, guided=plan.learns_prompted)
     if plan.config.spare_look_alikes:
-        statistics = sparing_look_alikes(statistics, sae, images, owned)
-    measurement = measure(sae, [list(own if plan.learns_drawn else own[:1]) for own in owned], data.validation_images)
+        statistics = sparing_look_alikes(statistics, sae, data.told_as(LOOK_ALIKES, images), owned)
+    telling = [list(own if plan.learns_drawn else own[:1]) for own in owned]
+    measurement = measure(sae, telling, data.told_as(MEASURE, data.validation_images))
     facts = [
         {"balanced_accuracy": round(float(accuracy), 4), "separation": round(float(separation), 2)}
         for accuracy, separation in zip(measurement.accuracy, measurement.separation, strict=True)

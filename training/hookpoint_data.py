@@ -1,7 +1,6 @@
 """What one hookpoint of the cache gives to learn from, and to judge by."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +9,7 @@ from . import distributed
 from .cache.manifest import CacheError
 from .data import LabelledImages, choose_images
 from .held_out import held_out, readable
-from .phases import MEASURE, STATISTICS, Progress
+from .phases import Progress
 from .plan import Plan
 from .stream import Stream
 
@@ -33,18 +32,19 @@ class HookpointData:
     """The same maps without the prompt, if they are learned from as well."""
     validation_labels: torch.Tensor
     """fp32 0/1 [maps, labels]."""
+    progress: Progress
+
+    def told_as(self, phase: str, images: LabelledImages) -> LabelledImages:
+        """These images; `progress` is told of this phase while they are read."""
+        return replace(images, on_image=lambda done, total: self.progress(phase, done, total, {}))
 
 
 def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) -> HookpointData:
     """Opens what training needs of the cache.
 
-    memory: bytes for buffered activations. progress: told while images are read one by one. Raises CacheError if all
-    activations are the same.
+    memory: bytes for buffered activations. progress: to be told while images are read one by one. Raises CacheError if
+    all activations are the same.
     """
-
-    def showing(phase: str) -> Callable[[int, int], None]:
-        return lambda done, total: progress(phase, done, total, {})
-
     cache, config = plan.cache, plan.config
     validation, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
     training_stream, validation_stream = (
@@ -58,16 +58,15 @@ def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) 
             "another --hookpoint, or collect at another one."
         )
     vectors = config.statistics_vectors
-    learned = choose_images(cache, hookpoint, training, plan.labels, vectors, config.branch)
-    measured = choose_images(cache, hookpoint, validation, plan.concepts, vectors // 4, config.branch)
     return HookpointData(
         training_stream,
-        replace(learned, on_image=showing(STATISTICS)),
+        choose_images(cache, hookpoint, training, plan.labels, vectors, config.branch),
         validation_stream,
-        replace(measured, on_image=showing(MEASURE)),
+        choose_images(cache, hookpoint, validation, plan.concepts, vectors // 4, config.branch),
         maps,
         unprompted,
         cache.labels(plan.labels)[images].float(),
+        progress,
     )
 
 

@@ -21,7 +21,13 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with the phase's name, steps done, steps in all, and the numbers to show."""
 
 RECONSTRUCT, SUPERVISE, FINISHED = "reconstruct", "supervise", "finished"
-STATISTICS, MEASURE = "statistics", "measure"
+CHOOSE, COMPARE, STATISTICS, LOOK_ALIKES, MEASURE = OF_PICTURES = (
+    "choose latents",
+    "compare concepts",
+    "statistics",
+    "look-alikes",
+    "measure",
+)
 """What goes before and after the second phase, picture by picture."""
 
 

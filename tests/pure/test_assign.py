@@ -117,7 +117,7 @@ def test_concepts_that_want_the_same_latent_all_get_one_each(method):
 
 @pytest.mark.parametrize("method", ["greedy", "optimal"])
 def test_fewer_latents_than_concepts_are_refused(method):
-    with pytest.raises(ValueError, match="3 concepts.* 2.*larger"):
+    with pytest.raises(ValueError, match="3 concepts.* 2.*more --latents"):
         assign_latents(torch.zeros(3, 2), method)
 
 

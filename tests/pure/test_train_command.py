@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from sae_eraser.training.cache.manifest import CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.commands import train_command
 from sae_eraser.training.config import TrainingConfig
+from sae_eraser.training.progress import read_progress_line
 
 STEPS = ("--unsupervised-steps", "2", "--supervised-steps", "2", "--concept-latents", "1")
 QUICK = ("--latents", "16", "--k", "2", *STEPS)
@@ -71,6 +73,17 @@ def test_what_was_made_is_shown(cache, out, capsys):
     text = capsys.readouterr().out
     assert f"{out}: SD15, {HOOKPOINT}" in text
     assert "16 latents of width 16, batchtopk, k = 2" in text
+
+
+def test_every_part_of_the_work_is_told_by_a_name_of_its_own(cache, out, capsys):
+    assert train(cache, out, *QUICK, "--spare-look-alikes", "--progress", "json") == 0
+    told = [line for line in map(read_progress_line, capsys.readouterr().out.splitlines()) if line]
+    parts = [(phase, list(lines)) for phase, lines in itertools.groupby(told, key=lambda line: line["phase"])]
+    assert [phase for phase, _ in parts] == [
+        *("check shards", "reconstruct", "choose latents", "compare concepts", "supervise"),
+        *("statistics", "look-alikes", "measure"),
+    ]
+    assert all(lines[-1]["done"] == lines[-1]["total"] for _, lines in parts)
 
 
 def test_no_cache(tmp_path, refused):

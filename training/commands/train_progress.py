@@ -6,15 +6,14 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from ..phases import MEASURE, STATISTICS
+from ..phases import OF_PICTURES
 from ..progress import progress_line
 
 CHECK = "check shards"
 """The phase before training; its steps are bytes."""
 UNITS: dict[str, dict] = {
     CHECK: {"unit": "B", "unit_scale": True, "leave": False},
-    STATISTICS: {"unit": "picture", "leave": False},
-    MEASURE: {"unit": "picture", "leave": False},
+    **dict.fromkeys(OF_PICTURES, {"unit": "picture", "leave": False}),
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shapecanvas.train import fit
+from shapecanvas.training.fitting import fit
 
 STEPS = 600
 """Its state is saved every 250."""

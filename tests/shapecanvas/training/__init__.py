@@ -1,0 +1,1 @@
+"""The stages of ShapeCanvas' training, which shapecanvas.train goes through."""

@@ -17,18 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from pure.planted import HOOKPOINT, WIDTH, Planted, plant, write_cache
 from pure.sae_files import write_good_file
-from pure.training_runs import train
-from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
-from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header, save_sae
-from sae_eraser.sae_ops.formats import no_statistics
+from pure.training_runs import QUICK, train
+from sae_eraser.sae_ops.file import read_header
 from sae_eraser.training.cache.manifest import CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.commands import train_command
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.progress import read_progress_line
-
-STEPS = ("--unsupervised-steps", "2", "--supervised-steps", "2", "--concept-latents", "1")
-QUICK = ("--latents", "16", "--k", "2", *STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +35,6 @@ def cache(tmp_path_factory) -> Path:
 def own_cache(cache, tmp_path) -> Path:
     """To be spoiled."""
     return shutil.copytree(cache, tmp_path / "cache")
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "models" / "sae.safetensors"
-
-
-@pytest.fixture
-def refused(capsys, out):
-    """Runs a training that must fail before it writes anything; returns the one line that it prints."""
-
-    def run(cache: Path, *options: object, to: Path = out) -> str:
-        capsys.readouterr()
-        before = {path: path.read_bytes() for path in out.parent.parent.rglob("*") if path.is_file()}
-        assert train(cache, to, *(STEPS if "--extend" in options else QUICK), *options) == 1
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        message = captured.err.rsplit("\r", 1)[-1]  # after the progress of reading the shards, which is wiped away
-        assert message.startswith("sae-eraser: ") and message.count("\n") == 1
-        assert "reconstruct:" not in captured.err and "supervise:" not in captured.err, (
-            "this should have been found before training"
-        )
-        assert {path: path.read_bytes() for path in out.parent.parent.rglob("*") if path.is_file()} == before
-        return message
-
-    return run
 
 
 def test_what_was_made_is_shown(cache, out, capsys):
@@ -368,83 +337,9 @@ def test_several_saes_go_into_any_folder(cache, tmp_path, monkeypatch, out):
     assert not [path for path in tmp_path.rglob("*.training")]
 
 
-@pytest.fixture(scope="module")
-def base(cache) -> Path:
-    path = cache.parent / "base.safetensors"
-    assert train(cache, path, *QUICK, "--groups", "object") == 0
-    return path
-
-
-def test_extending_by_nothing(cache, base, refused):
-    message = refused(cache, "--extend", base, "--groups", "object")
-    assert "nothing to add" in message
-
-
-def test_extending_at_another_hookpoint(tmp_path, base, refused):
-    planted = plant(range(15))
-    other = "up_blocks.0.attentions.1"
-    writer = CacheWriter(tmp_path / "other", CacheSettings("SD15", {other: WIDTH}, "output", {}, planted.images))
-    writer.write_shard(0, {other: planted.maps}, planted.sigmas)
-    assert HOOKPOINT in refused(tmp_path / "other", "--extend", base)
-    message = refused(tmp_path / "other", "--extend", base, "--hookpoint", other)
-    assert f"belongs to {HOOKPOINT}, not to {other}" in message
-
-
-@pytest.mark.parametrize(
-    "family, hooked, width, fault",
-    [("SDXL", "output", WIDTH, "SD15.*SDXL"), ("SD15", "residual", WIDTH, "residual"), ("SD15", "output", 8, "16.* 8")],
-)
-def test_extending_an_sae_of_another_model(tmp_path, base, refused, family, hooked, width, fault):
-    planted = plant(range(15))
-    writer = CacheWriter(tmp_path / "other", CacheSettings(family, {HOOKPOINT: width}, hooked, {}, planted.images))
-    writer.write_shard(0, {HOOKPOINT: planted.maps[..., :width]}, planted.sigmas)
-    message = refused(tmp_path / "other", "--extend", base)
-    assert re.search(fault, message), message
-
-
-@pytest.mark.parametrize(
-    "config, what", [(("groupmax", 2), "its groupmax"), (("relu", 2, "layer"), "its norm of every vector")]
-)
-def test_extending_an_sae_that_cannot_erase(cache, tmp_path, refused, config, what):
-    sae = SparseAutoencoder(SAEConfig(WIDTH, 16, *config))
-    save_sae(tmp_path / "other.safetensors", sae, SAEHeader(HOOKPOINT, "SD15", sae.config), no_statistics())
-    message = refused(cache, "--extend", tmp_path / "other.safetensors")
-    assert "cannot erase" in message and what in message
-
-
-def test_extending_without_enough_free_latents(cache, tmp_path, refused):
-    full = tmp_path / "full.safetensors"
-    assert train(cache, full, *QUICK, "--latents", "4", "--groups", "object") == 0
-    assert "2 concepts need as many latents, but there are 1 free latents" in refused(cache, "--extend", full)
-
-
 def test_learning_what_is_drawn_needs_the_half_without_the_prompt(cache, refused):
     message = refused(cache, "--branch", "uncond")
     assert "the prompt's half of guidance alone" in message and "branch both" in message
-
-
-def test_an_sae_that_tells_what_is_drawn_cannot_be_extended(cache, base, tmp_path, refused):
-    both = write_cache(tmp_path / "both", plant(range(15)), branch="both")
-    assert "branch uncond cannot be extended" in refused(both, "--extend", base, "--branch", "uncond")
-    drawn = tmp_path / "drawn.safetensors"
-    assert train(both, drawn, *QUICK, "--groups", "object", "--branch", "uncond") == 0
-    assert "the branch uncond, not to the branch cond" in refused(both, "--extend", drawn)
-
-
-def test_extending_with_another_size(cache, base, refused):
-    message = refused(cache, "--extend", base, "--k", "3", "--activation", "topk")
-    assert "leave out --k, --activation" in message
-
-
-def test_extending_what_is_no_sae(cache, tmp_path, refused):
-    (tmp_path / "text.safetensors").write_text("hello")
-    assert "text.safetensors cannot be read" in refused(cache, "--extend", tmp_path / "text.safetensors")
-
-
-def test_an_sae_can_be_extended_in_its_place(cache, base, tmp_path):
-    path = shutil.copy(base, tmp_path / "sae.safetensors")
-    assert train(cache, path, *STEPS, "--extend", path, "--overwrite") == 0
-    assert len(load_sae(path)[1].concepts) == 5
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ import checkout
 fork = multiprocessing.get_context("forkserver")
 fork.set_forkserver_preload(["torch", "torch._dynamo", "tqdm", "safetensors.torch"])  # torch.optim needs _dynamo
 
+STEPS = ("--unsupervised-steps", "2", "--supervised-steps", "2", "--concept-latents", "1")
+QUICK = ("--latents", "16", "--k", "2", *STEPS)
+"""Options of as short a training as there is; STEPS for those of an SAE whose size is given."""
 SUPERVISING, FINISHING = 10**8, 2 * 10**8
 """The numbers of the checkpoints with which these phases begin."""
 

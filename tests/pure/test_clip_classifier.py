@@ -1,0 +1,62 @@
+"""CLIP as a classifier, against the model itself."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from comfy_server import COMFYUI
+from pure.to_judge import LABELS, PICTURES
+from sae_eraser.training.evaluation.classifiers import open_classifier
+from sae_eraser.training.evaluation.judging import ClassifierError
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A folder with a small CLIP of random weights and ComfyUI's copy of CLIP's tokenizer."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(COMFYUI / "comfy" / "sd1_tokenizer")
+    text = {**small, "vocab_size": 49408, "eos_token_id": 49407, "bos_token_id": 49406}
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16
+    )
+    model = transformers.CLIPModel(config).eval()
+    model.save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip", model, tokenizer
+
+
+def test_clip_compares_pictures_with_texts(clip):
+    folder, model, tokenizer = clip
+    said = open_classifier(f"clip:{folder}", LABELS, {"object": "one {} alone"}).judge(PICTURES)
+    assert said.classes == {"object": ("star", "ring"), "style": ("neon", "dots")}
+    scaled = nn.functional.interpolate(PICTURES.movedim(-1, 1) / 255, (32, 32), mode="bicubic", antialias=True)
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    pixels = (scaled.clamp(0, 1) - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    for group, texts in (
+        ("object", ["one star alone", "one ring alone"]),
+        ("style", ["a picture in neon style", "a picture in dots style"]),
+    ):
+        seen = []
+        for text in texts:  # one by one, without padding
+            with torch.no_grad():
+                both = model(**tokenizer(text, return_tensors="pt"), pixel_values=pixels)
+            seen.append(nn.functional.cosine_similarity(both.image_embeds, both.text_embeds))
+        expected = (torch.stack(seen, dim=1) * model.logit_scale.exp()).softmax(dim=1)
+        assert expected.std() > 1e-4
+        assert torch.allclose(said.probabilities[group], expected, atol=1e-4)
+    assert said.features is not None and said.features.shape == (3, 16)
+
+
+def test_a_folder_without_clip(tmp_path):
+    with pytest.raises(ClassifierError, match="there is no CLIP model.*It must be a folder with"):
+        open_classifier(f"clip:{tmp_path}", LABELS, {})
+
+
+def test_transformers_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ClassifierError, match="needs transformers: pip install transformers"):
+        open_classifier(f"clip:{tmp_path}", LABELS, {})

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ...sae_ops.erasure import Erasure
+from ..hooks.noise_levels import sigma_range
 from .concept_inputs import (
     branch_input,
     fingerprint_choice,
@@ -15,7 +16,7 @@ from .concept_inputs import (
     sae_input,
     strength_input,
 )
-from .erasing import erase, sigma_range
+from .erasing import erase
 
 
 class EraseConcept(io.ComfyNode):

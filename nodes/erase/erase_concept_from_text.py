@@ -4,9 +4,9 @@ from comfy.sd import CLIP
 from comfy_api.latest import io
 
 from ...sae_ops.erasure import Erasure
-from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ..files.sae_files import LoadedSAE
-from ..hooks.text_hooks import get_text_hooks, resolve_text_hookpoint, with_text_hooks
+from ..hooks.sae_hookpoints import resolve_sae_in_text
+from ..hooks.text_hooks import get_text_hooks, with_text_hooks
 from .concept_inputs import fingerprint_choice, mode_input, open_choice, sae_input, strength_input
 from .erasing import add_erasures
 
@@ -14,21 +14,9 @@ from .erasing import add_erasures
 def erase_from_text(clip: CLIP, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> CLIP:
     """A clone of the CLIP that erases these concepts from prompts, besides those that earlier nodes erase.
 
-    Raises ValueError if the SAE is not for a text encoder, or reads another width; HookpointError if the layer is
-    missing; and as add_erasures does. The model family is not compared: SD1.5, SDXL, SD3 and Flux have the same CLIP-L.
+    Raises as resolve_sae_in_text and add_erasures do.
     """
-    header = sae.header
-    if not is_text_hookpoint(header.hookpoint):
-        raise ValueError(
-            f"The SAE '{sae.name}' belongs to {header.hookpoint} of the diffusion model, not to a text encoder. Use "
-            "Erase Concept with it, between the checkpoint loader and the sampler."
-        )
-    hookpoint = resolve_text_hookpoint(clip, header.hookpoint)
-    if hookpoint.width != header.autoencoder.d_in:
-        raise ValueError(
-            f"The SAE '{sae.name}' reads {header.autoencoder.d_in} channels, but {hookpoint.name} has "
-            f"{hookpoint.width} in this CLIP. Choose an SAE made for it."
-        )
+    hookpoint = resolve_sae_in_text(clip, sae)
     return with_text_hooks(clip, add_erasures(get_text_hooks(clip), hookpoint, sae, erasures))
 
 

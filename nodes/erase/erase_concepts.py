@@ -5,8 +5,9 @@ from comfy_api.latest import io
 from ...sae_ops.concepts import find_concept
 from ...sae_ops.erasure import Erasure
 from ..files.load_sae import SAE
+from ..hooks.noise_levels import sigma_range
 from .concept_inputs import branch_input, mask_input, mode_input, model_input, percent_inputs, read_mask
-from .erasing import erase, sigma_range
+from .erasing import erase
 
 
 def parse_concepts(text: str) -> list[tuple[str, float]]:

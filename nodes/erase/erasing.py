@@ -1,27 +1,23 @@
 """Puts erasures on a model; erasures of one SAE become one edit with one encode, however many nodes are chained."""
 
 import math
-import weakref
 from dataclasses import dataclass, field
 
 import torch
-from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
-from ...sae_ops.autoencoder import SparseAutoencoder
-from ...sae_ops.chosen_latents import encoder_of
 from ...sae_ops.edit import ConceptEdit
 from ...sae_ops.erasure import PAPER_COMPAT, Erasure
 from ...sae_ops.hookpoints import Hookpoint
 from ...sae_ops.masks import Place
 from ...sae_ops.paper_edit import PaperEdit
-from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ..files.sae_files import LoadedSAE
-from ..hooks.block_hooks import KEY, get_hooks, model_family, resolve_hookpoint, with_hooks
+from ..files.whole_encoders import whole_encoder
+from ..hooks.block_hooks import KEY, get_hooks, with_hooks
 from ..hooks.forward_hooks import BlockHook, Hooks
-from ..hooks.needs import Need, noise_schedule
-
-_encoders: weakref.WeakKeyDictionary[LoadedSAE, ModelPatcher] = weakref.WeakKeyDictionary()
+from ..hooks.needs import Need
+from ..hooks.noise_levels import noise_schedule
+from ..hooks.sae_hookpoints import resolve_sae
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,62 +48,6 @@ class EraseFunction:
             return PaperEdit(*parts)
         encoder = whole_encoder(sae)
         return ConceptEdit(*parts, encoder.model if encoder else None)
-
-
-def whole_encoder(sae: LoadedSAE) -> ModelPatcher | None:
-    """All weights of the encoder, which topk needs, in the hands of ComfyUI's memory manager; one for every SAE."""
-    if sae.autoencoder.config.activation != "topk":
-        return None
-    if sae not in _encoders:
-        _encoders[sae] = _load_encoder(sae.autoencoder)
-    return _encoders[sae]
-
-
-def _load_encoder(autoencoder: SparseAutoencoder) -> ModelPatcher:
-    device, storage = model_management.get_torch_device(), model_management.unet_offload_device()
-    encoder = ModelPatcher(encoder_of(autoencoder, device), load_device=device, offload_device=storage)
-    encoder.cached_patcher_init = _load_encoder, (autoencoder,)  # for ComfyUI to make another for another GPU
-    return encoder
-
-
-def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -> tuple[float, float]:
-    """Start and end of sampling (0 to 1) as noise levels, which fp32 can hold as a sampler's can.
-
-    Raises ValueError if the start is not before the end.
-    """
-    if start_percent >= end_percent:
-        raise ValueError(f"start_percent ({start_percent}) must be smaller than end_percent ({end_percent}).")
-    sampling = model.get_model_object("model_sampling")
-    start, end = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
-    start = start if start_percent > 0 else math.inf  # rounding puts some first steps above the model's highest
-    start, end = torch.tensor([start, end if end_percent < 1 else 0.0]).tolist()
-    return start, end
-
-
-def resolve_sae(model: ModelPatcher, sae: LoadedSAE) -> Hookpoint:
-    """The SAE's place in the model.
-
-    Raises ValueError if the SAE was made for a text encoder, another model family or another width, HookpointError if
-    the block is missing.
-    """
-    if is_text_hookpoint(sae.header.hookpoint):
-        raise ValueError(
-            f"The SAE '{sae.name}' belongs to a text encoder ({sae.header.hookpoint}). Use Erase Concept from Text "
-            "with it, before CLIP Text Encode."
-        )
-    family = model_family(model)
-    if sae.header.model_family != family:
-        raise ValueError(
-            f"The SAE '{sae.name}' was made for {sae.header.model_family} models, but this model is {family}. "
-            f"Choose an SAE made for {family}, or load a {sae.header.model_family} checkpoint."
-        )
-    hookpoint = resolve_hookpoint(model, sae.header.hookpoint)
-    if hookpoint.width != sae.header.autoencoder.d_in:
-        raise ValueError(
-            f"The SAE '{sae.name}' reads {sae.header.autoencoder.d_in} channels, but {hookpoint.name} has "
-            f"{hookpoint.width} in this model. Choose an SAE made for it."
-        )
-    return hookpoint
 
 
 def add_erasures(

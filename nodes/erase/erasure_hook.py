@@ -9,11 +9,13 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...sae_ops.erasure import Erasure
 from ..files.sae_files import LoadedSAE
+from ..files.whole_encoders import whole_encoder
 from ..hooks.block_hooks import KEY, HookedModel, note_every_call
 from ..hooks.forward_hooks import Hooks
 from ..hooks.needs import CALLS, Need
 from ..hooks.places import note_sampled
-from .erasing import add_erasures, resolve_sae, whole_encoder
+from ..hooks.sae_hookpoints import resolve_sae
+from .erasing import add_erasures
 
 
 class ErasureHook(TransformerOptionsHook):

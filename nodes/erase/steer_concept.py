@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ...sae_ops.erasure import STEER, Erasure
+from ..hooks.noise_levels import sigma_range
 from .concept_inputs import (
     branch_input,
     fingerprint_choice,
@@ -13,7 +14,7 @@ from .concept_inputs import (
     read_mask,
     sae_input,
 )
-from .erasing import erase, sigma_range
+from .erasing import erase
 
 
 class SteerConcept(io.ComfyNode):

@@ -4,16 +4,15 @@ That no step lies in the part that was asked for is only logged: another sampler
 """
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from .halves import with_note
+from .noise_levels import are_alike, noise_schedule
 
 CALLS = "sae_eraser_calls"
 """Where the calls of the model in a run are, in transformer_options."""
@@ -55,7 +54,7 @@ class Need:
     def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Raises ValueError, before the run or after it."""
         guider = executor.class_obj
-        if self.schedule and not _alike(self.schedule, noise_schedule(guider.model_patcher)):
+        if self.schedule and not are_alike(self.schedule, noise_schedule(guider.model_patcher)):
             raise ValueError(OTHER_SCHEDULE)
         # Another's too, if there is one; lists are copied by ComfyUI.
         calls = guider.model_options.get("transformer_options", {}).get(CALLS, deque())
@@ -95,14 +94,3 @@ def note_call(options: dict, sigmas: torch.Tensor, prompted: torch.Tensor) -> No
     """With the transformer_options of one call, its noise levels and are_prompted: tells every Need of it."""
     if CALLS in options:
         options[CALLS].append((sigmas, prompted))
-
-
-def noise_schedule(model: ModelPatcher) -> tuple[float, ...]:
-    """The noise levels at some shares of the sampling."""
-    sampling = model.get_model_object("model_sampling")
-    return tuple(float(sampling.percent_to_sigma(percent)) for percent in (0.2, 0.4, 0.6, 0.8))
-
-
-def _alike(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """But for rounding: a GPU works a schedule out a little differently than the CPU."""
-    return all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(one, other, strict=True))

@@ -10,10 +10,10 @@ from ...sae_ops.atomic_write import write_atomically
 from ...sae_ops.file import HOOKED_TENSORS
 from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
-from ..erase.erasing import sigma_range
 from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written
 from ..files.output_paths import output_path
 from ..hooks.block_hooks import model_family
+from ..hooks.noise_levels import sigma_range
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
 from ..sample.sampling_progress import SamplingProgress
 from .exchanging import Exchange, PairSampler, partners

@@ -8,11 +8,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...sae_ops.chosen_latents import ChosenLatents
-from ..erase.erasing import resolve_sae, whole_encoder
 from ..files.sae_files import LoadedSAE
+from ..files.whole_encoders import whole_encoder
 from ..hooks.block_hooks import find_transformer_options, get_hooks, with_hooks
 from ..hooks.forward_hooks import BlockHook
 from ..hooks.halves import HALVES
+from ..hooks.sae_hookpoints import resolve_sae
 
 KEY = "sae_eraser_watch"
 KEPT_BYTES = 512 * 2**20

@@ -7,9 +7,9 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_eraser.nodes.erase.erasing import whole_encoder
 from sae_eraser.nodes.files import sae_files
 from sae_eraser.nodes.files.sae_files import open_sae
+from sae_eraser.nodes.files.whole_encoders import whole_encoder
 from with_comfyui.random_files import MID, UP
 from with_comfyui.sampling import differs, encode, erase
 from with_comfyui.test_erase_hook import hook, with_hooks_set

@@ -6,9 +6,9 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
-from sae_eraser.nodes.erase.erasing import sigma_range
 from sae_eraser.nodes.hooks.block_hooks import get_hooks, resolve_hookpoint, with_hooks
 from sae_eraser.nodes.hooks.forward_hooks import BlockHook
+from sae_eraser.nodes.hooks.noise_levels import sigma_range
 from sae_eraser.nodes.locate.exchanging import Exchange
 from sae_eraser.sae_ops.erasure import PAPER_COMPAT
 from with_comfyui.random_files import UP

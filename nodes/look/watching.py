@@ -1,6 +1,6 @@
 """Watches how strongly concepts fire while a model samples, and keeps that for nodes that run afterwards."""
 
-from collections import defaultdict, deque
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from ..hooks.block_hooks import find_transformer_options, get_hooks, with_hooks
 from ..hooks.forward_hooks import BlockHook
 from ..hooks.halves import HALVES
 from ..hooks.sae_hookpoints import resolve_sae
+from .watched_runs import RunInProgress, WatchedRun
 
 KEY = "sae_eraser_watch"
 KEPT_BYTES = 512 * 2**20
@@ -24,23 +25,6 @@ class UnwatchedLatent(ValueError):
     """No run that was watched has made this latent."""
 
 
-@dataclass(frozen=True, eq=False)
-class WatchedRun:
-    """What one run of a sampler met."""
-
-    latents: torch.Tensor
-    """What the sampler has made, [images, ...]."""
-    sigmas: torch.Tensor
-    """Noise levels at which the model was called, descending, [steps]."""
-    z: torch.Tensor
-    """Activations of the concepts' latents in the half of guidance that the SAE reads, [steps, images, terms,
-    positions...]."""
-
-    @property
-    def bytes(self) -> int:
-        return self.latents.nbytes + self.z.nbytes
-
-
 @dataclass(eq=False)
 class Watch:
     """The runs of a watched model; what the SAE_WATCH sockets carry. Holds no model."""
@@ -48,70 +32,47 @@ class Watch:
     sae: LoadedSAE
     runs: deque[WatchedRun] = field(default_factory=deque)
     _readers: dict[torch.device, ChosenLatents] = field(default_factory=dict)
-    _shape: torch.Size = torch.Size()
-    """Of the latents that are sampled."""
-    _calls: dict[float, list[torch.Tensor]] | None = None
-    """What the run in progress has met at every noise level at which the model was called; None in between."""
-    _called: list[int] = field(default_factory=list)
-    """For how many pictures each call of the run in progress was; lists, since several GPUs may add to them at once."""
-    _ran: list[int] = field(default_factory=list)
-    """For how many the block ran each time."""
+    _running: RunInProgress | None = None
 
     def sample(self, executor, noise, *args, **kwargs):
         """Around one run of a sampler, whatever it is; a run that does not come to its end leaves nothing."""
-        if self._calls is not None:  # within the run that is watched: what it meets belongs to that
+        if self._running:  # within the run that is watched: what it meets belongs to that
             return executor(noise, *args, **kwargs)
-        self._shape, self._calls, self._called, self._ran = noise.shape, defaultdict(list), [], []
+        self._running = running = RunInProgress(noise.shape)
         try:
             latents = executor(noise, *args, **kwargs)
-            if not all(self._calls.values()):
-                unseen, which = sum(not z for z in self._calls.values()), self.sae.header.branch
-                raise ValueError(
-                    f"The SAE '{self.sae.name}' watches the half of guidance that reads "
-                    f"{'the' if which == 'cond' else 'no'} prompt (branch {which}), but the model was not called for "
-                    f"that at {unseen} of {len(self._calls)} noise levels. Set cfg above 1 at every step, or watch "
-                    "with an SAE of the other branch."
-                )
-            if len({z.shape for calls in self._calls.values() for z in calls}) > 1:
-                raise ValueError(
-                    f"The block of the SAE '{self.sae.name}' gives maps of several sizes in one run, so SAE Eraser "
-                    "cannot watch concepts. Take the node out of the workflow that scales them for some steps "
-                    "(PatchModelAddDownscale, for instance), or Watch Concepts."
-                )
-            if sum(self._ran) > sum(self._called):
-                raise ValueError(
-                    f"Another node has the block of the SAE '{self.sae.name}' run for other pictures besides those "
-                    "that are sampled (reference ControlNet, for instance), so SAE Eraser cannot tell what was met in "
-                    "which. Take that node out of the workflow, or Watch Concepts."
-                )
-            if self._calls:
-                self._keep(latents)
         finally:
-            self._calls = None
+            self._running = None
+        running.check(self.sae)
+        if running.z:
+            self._keep(running.finished(latents))
         return latents
 
     def call(self, executor, x, *args, **kwargs):
         """Around one call of the model, which must be for whole pictures."""
-        halves = find_transformer_options(args, kwargs).get(HALVES)
-        is_part = x.shape[2:] != self._shape[2:] or len(x) % self._shape[0]
-        if self._calls is not None and (is_part or halves and halves.images != self._shape[0]):
-            raise RuntimeError(
-                "The model is called with parts of the picture (tiles, areas or windows), so SAE Eraser cannot watch "
-                "concepts. Take that node out of the workflow, or Watch Concepts."
-            )
-        self._called.append(len(x))
+        running, halves = self._running, find_transformer_options(args, kwargs).get(HALVES)
+        if running:
+            images = running.shape[0]
+            is_part = x.shape[2:] != running.shape[2:] or len(x) % images
+            if is_part or halves and halves.images != images:
+                raise RuntimeError(
+                    "The model is called with parts of the picture (tiles, areas or windows), so SAE Eraser cannot "
+                    "watch concepts. Take that node out of the workflow, or Watch Concepts."
+                )
+            running.called.append(len(x))
         return executor(x, *args, **kwargs)
 
     def read(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         """The function of the BlockHook; returns x itself."""
-        read = is_cond == (self.sae.header.branch == "cond")
-        if self._calls is not None:
-            self._ran.append(len(x))
-            met = self._calls[sigma[0].item()]
+        running = self._running
+        if running:
+            running.ran.append(len(x))
+            met = running.z[sigma[0].item()]
+            read = is_cond == (self.sae.header.branch == "cond")
             if read.any():
                 maps = x[read]
                 z = self._reader(x.device)(maps.flatten(2).float()).unflatten(2, maps.shape[2:]).cpu()
-                met += z.split(self._shape[0])  # several prompts, or several calls at one noise level
+                met += z.split(running.shape[0])  # several prompts, or several calls at one noise level
         return x
 
     def run_of(self, latents: torch.Tensor) -> WatchedRun:
@@ -142,11 +103,8 @@ class Watch:
                     return run, row
         return None
 
-    def _keep(self, latents: torch.Tensor) -> None:
-        assert self._calls
-        sigmas = sorted(self._calls, reverse=True)
-        z = torch.stack([torch.stack(self._calls[sigma]).amax(dim=0) for sigma in sigmas])
-        self.runs.append(WatchedRun(latents.detach().to("cpu", copy=True), torch.tensor(sigmas), z))
+    def _keep(self, run: WatchedRun) -> None:
+        self.runs.append(run)
         while len(self.runs) > 1 and sum(run.bytes for run in self.runs) > KEPT_BYTES:
             self.runs.popleft()
 

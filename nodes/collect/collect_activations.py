@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import asdict
-from pathlib import Path
 
 import comfy.model_management
 from comfy_api.latest import io, ui
@@ -15,8 +14,8 @@ from ...training.cache.reader import Cache
 from ...training.cache.storage import STORAGES
 from ...training.cache.writer import CacheWriter
 from ...training.prompts import read_prompts
+from ..files.cache_folders import new_cache_path
 from ..files.fingerprints import NEVER_THE_SAME, note_written, was_written
-from ..files.output_paths import output_path
 from ..hooks.block_hooks import get_hooks, model_family, resolve_hookpoint, with_hooks
 from ..hooks.forward_hooks import BlockHook
 from ..hooks.text_hooks import resolve_text_hookpoint
@@ -94,8 +93,8 @@ class CollectActivations(io.ComfyNode):
         """
         facts = [prompt_text(prompts or "")]
         if name:
-            shards = sorted(path.name for path in cache_folder(name).glob("shard-*.json"))
-            if not shards and was_written(cache_folder(name)):
+            shards = sorted(path.name for path in new_cache_path(name).glob("shard-*.json"))
+            if not shards and was_written(new_cache_path(name)):
                 return NEVER_THE_SAME
             facts += shards
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
@@ -153,7 +152,7 @@ class CollectActivations(io.ComfyNode):
             sample_prompts(recorded, clip, [i.prompt for i in batch], [i.seed for i in batch], **sampling)
             return recorder.take()
 
-        folder = cache_folder(name)
+        folder = new_cache_path(name)
         with SamplingProgress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
             share = read_share(shard)
             writer = fill_cache(folder, settings, share, batch_size, sample, progress, recorder.map_positions)
@@ -180,11 +179,6 @@ def _resolve(model, clip, hookpoints: str) -> tuple[list[Hookpoint], bool]:
         )
     found = [resolve_text_hookpoint(clip, name) if is_text else resolve_hookpoint(model, name) for name in names]
     return list(dict.fromkeys(found)), is_text
-
-
-def cache_folder(name: str) -> Path:
-    """output/sae_cache/NAME. Raises ValueError if the name would lead out of it."""
-    return output_path("sae_cache", name, "a cache")
 
 
 def _what_to_keep() -> list[io.Input]:

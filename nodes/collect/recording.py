@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..even_spread import spread
+
 COLLECTED_BRANCHES = ("cond", "both")
 """Halves of classifier-free guidance to keep: that of the prompt, or that of the empty prompt as well."""
 
@@ -109,16 +111,6 @@ class Recorder:
                 f"{max(levels):.4g} down to {min(levels):.4g}."
             )
         return [calls[call] for call in spread(len(calls), self.keep.keep_steps)]
-
-
-def spread(calls: int, keep: int) -> list[int]:
-    """Indices of `keep` of the calls, spread evenly, the first and the last included; of all if keep is 0.
-
-    One alone is the middle one.
-    """
-    if keep == 0 or keep >= calls:
-        return list(range(calls))
-    return [calls // 2] if keep == 1 else [place * (calls - 1) // (keep - 1) for place in range(keep)]
 
 
 def draw_positions(image: int, call: int, positions: int, keep: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ...sae_ops.concepts import find_concept
 from ...sae_ops.erasure import BRANCHES, MODES, PAPER_COMPAT
-from ..files.sae_files import NONE_INSTALLED, LoadedSAE, fingerprint, list_saes, open_sae
+from ..files.sae_files import NONE_INSTALLED, LoadedSAE, fingerprint, list_erasing_saes, open_sae
 
 
 def model_input() -> io.Input:
@@ -17,7 +17,7 @@ def model_input() -> io.Input:
 
 def sae_input(tooltip: str) -> io.Input:
     """The dropdown of SAE files, with that of their concepts, whose tooltip is given."""
-    files = list_saes(erasing=True) or {NONE_INSTALLED: ()}
+    files = list_erasing_saes() or {NONE_INSTALLED: ()}
     options = [
         io.DynamicCombo.Option(name, [io.Combo.Input("concept", options=list(concepts), tooltip=tooltip)])
         for name, concepts in files.items()

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ...sae_ops.concepts import find_concept
 from ...sae_ops.erasure import Erasure
+from ..concept_names import split_names
 from ..files.load_sae import SAE
 from ..hooks.noise_levels import sigma_range
 from .concept_inputs import branch_input, mask_input, mode_input, model_input, percent_inputs, read_mask
@@ -17,9 +18,7 @@ def parse_concepts(text: str) -> list[tuple[str, float]]:
     Raises ValueError on a negative strength, or if there is no name.
     """
     found = []
-    for part in text.replace("\n", ",").split(","):
-        if not part.strip():
-            continue
+    for part in split_names(text):
         name, _, last = part.rpartition(":")
         try:
             strength = float(last)

@@ -1,12 +1,14 @@
-"""Where nodes write new SAE files."""
+"""Where nodes write new SAE files, and how they hand them on."""
 
 import os
 from pathlib import Path
 
 import folder_paths
+from comfy_api.latest import io, ui
 
+from .fingerprints import note_written
 from .output_paths import is_usable_name
-from .sae_files import FOLDER
+from .sae_files import FOLDER, open_sae
 
 
 def new_sae_path(name: str) -> Path:
@@ -29,6 +31,16 @@ def refuse_to_replace(path: Path) -> None:
 def name_in_lists(path: Path) -> str:
     """The name under which the dropdowns have a file of models/sae."""
     return str(path.relative_to(_root()))
+
+
+def finished_sae(path: Path, shown: ui.PreviewText | dict) -> io.NodeOutput:
+    """What a node gives that has written this SAE file: its name in the lists and the SAE, and what the node shows.
+
+    Raises SAEFileError.
+    """
+    note_written(path)
+    name = name_in_lists(path)
+    return io.NodeOutput(name, open_sae(name), ui=shown)
 
 
 def _root() -> Path:

@@ -37,15 +37,18 @@ class LoadedSAE:
     statistics: ConceptStatistics
 
 
-def list_saes(erasing: bool = False) -> dict[str, tuple[str, ...]]:
+def list_saes() -> dict[str, tuple[str, ...]]:
     """The SAE files of models/sae and their concepts, group by group, without reading weights.
-
-    erasing: only those that can erase.
 
     Concepts of the same name in two groups are written "group: name". Files that are no SAE are left out. Other tools'
     SAEs are in it, by the name of their weights file and without concepts.
     """
-    return {name: listing.concepts for name, listing in _listings().items() if listing.erases or not erasing}
+    return {name: listing.concepts for name, listing in _listings().items()}
+
+
+def list_erasing_saes() -> dict[str, tuple[str, ...]]:
+    """The SAE files of models/sae that can erase, as list_saes has them."""
+    return {name: listing.concepts for name, listing in _listings().items() if listing.erases}
 
 
 def list_origins() -> dict[str, dict[str, str]]:

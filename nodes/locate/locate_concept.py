@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
@@ -14,6 +13,7 @@ from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written
 from ..files.output_paths import output_path
 from ..hooks.block_hooks import model_family
 from ..hooks.noise_levels import sigma_range
+from ..pictures import as_tensor
 from ..sample.sampling_inputs import first_seed_input, sampling_inputs
 from ..sample.sampling_progress import SamplingProgress
 from .exchanging import Exchange, PairSampler, partners
@@ -164,7 +164,7 @@ class LocateConcept(io.ComfyNode):
         write_atomically(path.with_suffix(".md"), lambda part: part.write_text(text))
         write_atomically(path.with_suffix(".png"), lambda part: drawn.save(part, "PNG"))
         note_written(path)
-        image = torch.from_numpy(np.asarray(drawn).astype(np.float32) / 255)[None]
+        image = as_tensor(drawn)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, results.json(), ui=shown)
 

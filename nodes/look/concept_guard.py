@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from torch.nn import functional as F
 
 from ...sae_ops.concepts import find_concept
+from ..concept_names import split_names
 from .concept_score import read_scores, threshold_input
 from .watch_concepts import look_inputs
 
@@ -54,7 +55,7 @@ class ConceptGuard(io.ComfyNode):
     @classmethod
     def execute(cls, image, watch, latent, concepts, threshold, action) -> io.NodeOutput:
         known = watch.sae.header.concepts
-        wanted = [find_concept(known, name) for name in concepts.replace("\n", ",").split(",") if name.strip()]
+        wanted = [find_concept(known, name) for name in split_names(concepts)]
         if not wanted:
             raise ValueError("No concept is named. Write for example: star, neon")
         if not math.isfinite(threshold):

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ...sae_ops.concepts import detecting_terms, find_concept
 from ...sae_ops.scores import fired, relative
-from ..collect.recording import spread
+from ..even_spread import spread
 from .concept_score import read_scores
 from .heat_pictures import COLUMNS, enlarge, intensity, overlay, strip
 from .watch_concepts import look_inputs

@@ -6,6 +6,7 @@ from server import PromptServer
 from tqdm import tqdm
 
 from ...training.progress import PROGRESS_PATH, progress_bar
+from ..node_texts import say_at_node
 
 _running: dict = {}
 """Of the node that runs: its name, images done and in all, and the text at its node."""
@@ -37,9 +38,7 @@ class SamplingProgress:
             self._node_bar = comfy.utils.ProgressBar(images)
         self._bar.n, self._bar.total = done, images
         self._bar.set_description_str(f"{self._name}: {text}")
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self._node_id is not None:
-            server.send_progress_text(text, self._node_id)
+        say_at_node(text, self._node_id)
         self._node_bar.update_absolute(done, images)
 
 

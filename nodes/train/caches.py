@@ -1,31 +1,11 @@
-"""Caches of activations as Train SAE finds them, and what was trained on them."""
+"""What Train SAE asks of a cache of activations: which hookpoints it has, and what was trained on it."""
 
 from pathlib import Path
 
-import folder_paths
-
 from ...sae_ops.autoencoder import SAEConfig
 from ...sae_ops.file import SAEFileError, read_header
-from ...training.cache.manifest import MANIFEST, CacheError
+from ...training.cache.manifest import CacheError
 from ...training.cache.reader import Cache
-
-
-def caches_folder() -> Path:
-    """Where Collect Activations keeps its caches: output/sae_cache."""
-    return Path(folder_paths.get_output_directory(), "sae_cache")
-
-
-def find_cache(cache: str) -> Path:
-    """The folder of this name in output/sae_cache, or of this path. Raises ValueError, which lists those there are."""
-    folder = caches_folder() / cache.strip()
-    if cache.strip() and (folder / MANIFEST).is_file():
-        return folder
-    found = sorted(path.parent.name for path in caches_folder().glob(f"*/{MANIFEST}"))
-    there = f"It holds: {', '.join(found)}." if found else "It holds none."
-    raise ValueError(
-        f"There is no cache '{cache.strip()}' in {caches_folder()}. {there} Make one with Collect Activations, and "
-        "connect its output here."
-    )
 
 
 def is_trained(

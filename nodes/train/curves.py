@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT, WIDTH = 240, 320
@@ -28,11 +26,6 @@ def draw_curves(curves: list[Curve]) -> Image.Image:
     for index, curve in enumerate(curves):
         _draw_panel(ImageDraw.Draw(image), WIDTH * index, curve)
     return image
-
-
-def as_tensor(image: Image.Image) -> torch.Tensor:
-    """A picture as ComfyUI's IMAGE: fp32 [1, height, width, 3] in 0 to 1."""
-    return torch.from_numpy(numpy.asarray(image, dtype=numpy.float32) / 255)[None]
 
 
 def _draw_panel(draw: ImageDraw.ImageDraw, left: int, curve: Curve) -> None:

@@ -9,10 +9,10 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...sae_ops.file import HOOKED_TENSORS
-from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written, stamps
+from ..files.fingerprints import NEVER_THE_SAME, is_gone, stamps
 from ..files.load_sae import SAE
-from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
-from ..files.sae_files import FOLDER, open_sae
+from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
+from ..files.sae_files import FOLDER
 from .command import run_command
 
 AS_FILES_SAY = "as the files say"
@@ -100,7 +100,7 @@ class ImportSAE(io.ComfyNode):
         """Imports, unless that was done before.
 
         Raises ValueError if a path names nothing, or if the file exists, is another one and is not to be replaced; else
-        as run_command and open_sae do.
+        as run_command and finished_sae do.
         """
         out = new_sae_path(name)
         given = {
@@ -122,9 +122,7 @@ class ImportSAE(io.ComfyNode):
             text.append(_imported_before(out, arguments))
         else:
             run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
-        note_written(out)
-        sae_name = name_in_lists(out)
-        return io.NodeOutput(sae_name, open_sae(sae_name), ui=ui.PreviewText("\n".join(text)))
+        return finished_sae(out, ui.PreviewText("\n".join(text)))
 
 
 def _imported_before(out: Path, arguments: list[str]) -> str:

@@ -4,10 +4,10 @@ import math
 import time
 
 import comfy.utils
-from server import PromptServer
 from tqdm import tqdm
 
 from ...training.progress import progress_bar, read_progress_line
+from ..node_texts import say_at_node
 from .curves import Curve, draw_curves
 
 CURVES = {"fvu": "FVU", "accuracy": "accuracy"}
@@ -70,6 +70,4 @@ class TrainDisplay:
 
     def _say(self, text: str) -> None:
         self._bar.set_description_str(f"{self._name}: {text}")
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self._node_id is not None:
-            server.send_progress_text(text, self._node_id)
+        say_at_node(text, self._node_id)

@@ -1,20 +1,19 @@
 """Train SAE: runs `sae-eraser train` beside ComfyUI, on a cache of Collect Activations."""
 
-from pathlib import Path
-
 from comfy import model_management
 from comfy_api.latest import io, ui
 
 from ...sae_ops.autoencoder import SAEConfig
 from ...training.cache.manifest import MANIFEST, CacheError
 from ...training.cache.reader import Cache
-from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written, stamps
+from ..files.cache_folders import cache_path, find_cache
+from ..files.fingerprints import NEVER_THE_SAME, is_gone, stamps
 from ..files.load_sae import SAE
-from ..files.new_sae_files import name_in_lists, new_sae_path, refuse_to_replace
-from ..files.sae_files import open_sae
-from .caches import caches_folder, choose_hookpoint, find_cache, is_trained
+from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
+from ..pictures import as_tensor
+from .caches import choose_hookpoint, is_trained
 from .command import in_words_of_nodes, run_command
-from .curves import as_tensor, draw_curves
+from .curves import draw_curves
 from .train_display import TrainDisplay
 from .train_inputs import CONCEPT_WEIGHT, advanced_train_inputs, train_inputs
 
@@ -51,7 +50,7 @@ class TrainSAE(io.ComfyNode):
         out = [new_sae_path(name)] if name else []
         if any(map(is_gone, out)):
             return NEVER_THE_SAME
-        folder = caches_folder() / cache.strip() if cache else None
+        folder = cache_path(cache) if cache else None
         watched = [folder / MANIFEST, *sorted(folder.glob("shard-*.json"))] if folder else []
         return stamps([*watched, *out])
 
@@ -77,7 +76,7 @@ class TrainSAE(io.ComfyNode):
         """Trains, unless that was done before.
 
         Raises ValueError if there is no such cache or hookpoint, or if the file exists and is not to be replaced; else
-        as run_command and open_sae do.
+        as run_command and finished_sae do.
         """
         out = new_sae_path(name)
         folder = find_cache(cache)
@@ -92,8 +91,7 @@ class TrainSAE(io.ComfyNode):
             raise ValueError(in_words_of_nodes(str(error))) from error
         sae = SAEConfig(width, latents or 16 * width, activation, k)
         if is_trained(out, opened, point, chosen, sae, options):
-            text = f"{out.name} was trained like this before, on this cache."
-            return io.NodeOutput(*_outputs(out), ui=ui.PreviewText(text))
+            return finished_sae(out, ui.PreviewText(f"{out.name} was trained like this before, on this cache."))
         if not overwrite:
             refuse_to_replace(out)
         arguments = ["train", str(folder), "--out", str(out), "--hookpoint", point, "--progress", "json"]
@@ -112,7 +110,7 @@ class TrainSAE(io.ComfyNode):
         if display.curves:
             picture = as_tensor(draw_curves(list(display.curves.values())))
             shown |= ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(*_outputs(out), ui=shown)
+        return finished_sae(out, shown)
 
 
 def _as_argument(option: str, value: float | str | None) -> list[str]:
@@ -120,9 +118,3 @@ def _as_argument(option: str, value: float | str | None) -> list[str]:
     if value is None or value is False:
         return []
     return [option] if value is True else [option, str(value)]
-
-
-def _outputs(out: Path) -> tuple:
-    note_written(out)
-    name = name_in_lists(out)
-    return name, open_sae(name)

@@ -11,7 +11,7 @@ from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 
 from sae_eraser.nodes.collect import cache_filling, collect_activations
 from sae_eraser.nodes.collect.collect_activations import CollectActivations
-from sae_eraser.nodes.collect.recording import spread
+from sae_eraser.nodes.even_spread import spread
 from sae_eraser.nodes.sample.prompt_batch import sample_prompts
 from sae_eraser.sae_ops.file import read_header
 from sae_eraser.training.cache.reader import Cache

@@ -15,7 +15,7 @@ from sae_eraser.nodes.erase.erase_concept_hook import EraseConceptHook
 from sae_eraser.nodes.erase.steer_concept import SteerConcept
 from sae_eraser.nodes.files import sae_files
 from sae_eraser.nodes.files.load_sae import LoadSAE
-from sae_eraser.nodes.files.sae_files import content_id, list_origins, list_saes, open_sae
+from sae_eraser.nodes.files.sae_files import content_id, list_erasing_saes, list_origins, list_saes, open_sae
 from sae_eraser.nodes.files.sae_info import SAEInfo
 from sae_eraser.sae_ops.concepts import Concept, find_concept
 from with_comfyui.random_files import CONCEPTS, write_random_sae
@@ -49,7 +49,7 @@ def test_what_cannot_erase_is_not_offered_for_erasing(folder):
     write_random_sae(folder / "a.safetensors", MID)
     write_random_sae(folder / "drawn.safetensors", MID, branch="uncond")
     assert list(list_saes()) == ["a.safetensors", "drawn.safetensors"]
-    assert list(list_saes(erasing=True)) == ["a.safetensors"]
+    assert list(list_erasing_saes()) == ["a.safetensors"]
     (offered,) = sae_input("").as_dict()["options"]
     assert offered["key"] == "a.safetensors"
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +51,6 @@ def fill_cache(
     Raises ValueError before anything is written if the disk cannot hold the share, or if the sampler calls the model at
     other noise levels for every batch; and CacheError.
     """
-    began = time.monotonic()
     sampled = 0
     first: tuple[range, Batch] | None = None
     images_per_shard = begun_images_per_shard(folder)
@@ -91,7 +89,7 @@ def fill_cache(
                 )
             batches.append(batch)
             lacking -= len(images)
-            progress.show(own - lacking, own, own * size, lacking * (time.monotonic() - began) / sampled)
+            progress.show(own - lacking, own, sampled, own * size)
         first = None
         activations = {name: torch.cat([activations[name] for activations, _ in batches]) for name in batches[0][0]}
         writer.write_shard(shard, activations, torch.cat([sigmas for _, sigmas in batches]), map_positions)

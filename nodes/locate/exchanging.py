@@ -1,7 +1,5 @@
 """Exchanges what passes through blocks between the two pictures of a pair."""
 
-import time
-
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -67,7 +65,7 @@ class PairSampler:
         self._clip, self._sampling, self._progress = EncodedOnce(clip), sampling, progress
         self._per_exchange = 4 * len(pairs)
         self._total = 2 * len(pairs) + exchanges * self._per_exchange
-        self._done, self._began = 0, time.monotonic()
+        self._done = 0
 
     def originals(self, model: ModelPatcher) -> torch.Tensor:
         """Latents [2 * pairs, channels, ...]: the first of every pair, then the second of every pair."""
@@ -105,8 +103,7 @@ class PairSampler:
             for half, part in zip(halves, latents[-len(prompts) :].chunk(2), strict=True):
                 half.append(part)
             self._done += len(latents)
-            seconds = (time.monotonic() - self._began) / self._done
-            self._progress.show(self._done, self._total, None, seconds * (self._total - self._done))
+            self._progress.show(self._done, self._total, self._done)
         return torch.cat([*halves[0], *halves[1]])
 
     def _errors(self, model: ModelPatcher, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Says how far a long sampling is: at its node, in the terminal, and to the commands that ask at PROGRESS_PATH."""
 
+import time
+
 import comfy.utils
 from aiohttp import web
 from server import PromptServer
@@ -13,7 +15,7 @@ _running: dict = {}
 
 
 class SamplingProgress:
-    """Of one run of a node; a context manager."""
+    """Shows how far one run of a node is, and how long the rest is likely to take; a context manager."""
 
     def __init__(self, name: str, node_id: str | None):
         self._name, self._node_id = name, node_id
@@ -21,6 +23,7 @@ class SamplingProgress:
         self._bar: tqdm | None = None
 
     def __enter__(self) -> "SamplingProgress":
+        self._began = time.monotonic()
         return self
 
     def __exit__(self, *error) -> None:
@@ -28,9 +31,10 @@ class SamplingProgress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, done: int, images: int, size: int | None, seconds_left: float) -> None:
-        """Images done and in all, bytes of them all if they are kept, and the time that the rest is likely to take."""
+    def show(self, done: int, images: int, sampled: int, size: int | None = None) -> None:
+        """Images done and in all, how many were sampled since __enter__, and bytes of them all if they are kept."""
         kept = "" if size is None else f"{size_text(size)} in all, "
+        seconds_left = (images - done) * (time.monotonic() - self._began) / sampled
         text = f"{done} of {images} pictures, {kept}{tqdm.format_interval(round(seconds_left))} left"
         _running.update(name=self._name, done=done, images=images, text=text)
         if self._bar is None or self._node_bar is None:

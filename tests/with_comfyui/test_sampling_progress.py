@@ -7,8 +7,8 @@ import comfy.utils
 import pytest
 from comfy_api.latest._io import Hidden, HiddenHolder
 
-from sae_eraser.nodes.collect import cache_filling
 from sae_eraser.nodes.collect.collect_activations import CollectActivations
+from sae_eraser.nodes.sample import sampling_progress
 from sae_eraser.nodes.sample.sampling_progress import PromptServer, size_text
 from with_comfyui.collecting import collector
 from with_comfyui.sampling import with_probe
@@ -60,7 +60,7 @@ def test_each_machine_speaks_of_its_own_share(collect, texts):
 def test_the_time_left_is_what_the_rest_takes_at_the_same_pace(collect, texts, world, monkeypatch):
     """On a clock that moves a minute with every call of the model, two of which make a batch."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(cache_filling, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(sampling_progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def tick(*arguments):
         clock.now += 60

@@ -11,7 +11,7 @@ from .concept_inputs import branch_input, mask_input, mode_input, model_input, p
 from .erasing import erase
 
 
-def parse_concepts(text: str) -> list[tuple[str, float]]:
+def read_concepts(text: str) -> list[tuple[str, float]]:
     """ "star: 1.0, object: circle, neon: 0.5" -> names and strengths; a name without a strength has 1.0.
 
     Names are separated by commas or new lines; a part after the last colon that is a number is the strength.
@@ -67,13 +67,13 @@ class EraseConcepts(io.ComfyNode):
     def execute(cls, model, sae, concepts, start_percent, end_percent, mode, branch, mask=None) -> io.NodeOutput:
         """The model itself if all strengths are 0.
 
-        Raises as read_mask, sigma_range, parse_concepts, find_concept, Erasure and erase do.
+        Raises as read_mask, sigma_range, read_concepts, find_concept, Erasure and erase do.
         """
         where = read_mask(mask)
         start, end = sigma_range(model, start_percent, end_percent)
         erasures = tuple(
             Erasure(find_concept(sae.header.concepts, name), strength, mode, start, end, branch, where)
-            for name, strength in parse_concepts(concepts)
+            for name, strength in read_concepts(concepts)
             if strength > 0
         )
         return io.NodeOutput(erase(model, sae, erasures) if erasures else model)

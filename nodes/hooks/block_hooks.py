@@ -143,15 +143,15 @@ class HookedModel:
         def find_stream(hookpoint: Hookpoint) -> BlockStream:
             return picture_stream(hookpoint, diffusion_model, x)
 
-        def rows(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def levels_and_halves(images: int) -> tuple[torch.Tensor, torch.Tensor]:
             if images != len(x) and (masked or reads_halves and not (prompted == prompted[0]).all()):
                 raise RuntimeError(
                     f"Another node has a block run for {images} pictures at once, where the model is called for "
                     f"{len(x)}, so SAE Eraser cannot tell which these are. {TAKE_OUT if not masked else TAKE_MASK_OUT}"
                 )
-            return _rows(sigmas, prompted, images)
+            return _levels_and_halves(sigmas, prompted, images)
 
-        with hooked_blocks(diffusion_model, hooks, find_stream, rows, len(x)):
+        with hooked_blocks(diffusion_model, hooks, find_stream, levels_and_halves, len(x)):
             return executor(x, *args, **kwargs)
 
 
@@ -195,7 +195,7 @@ def find_transformer_options(args: tuple, kwargs: dict) -> dict:
     )
 
 
-def _rows(sigmas: torch.Tensor, prompted: torch.Tensor, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _levels_and_halves(sigmas: torch.Tensor, prompted: torch.Tensor, images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise level of each image in the batch, which is made of equal chunks, and whether it reads the prompt.
 
     If another node has made it something else, those of the first: all have one level, and no hook reads the halves.

@@ -59,10 +59,12 @@ def hooked_blocks(
     model: torch.nn.Module,
     hooks: Hooks,
     find_stream: Callable[[Hookpoint], BlockStream],
-    rows: Callable,
+    levels_and_halves: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
     images: int = 1,
 ) -> Iterator[None]:
-    """Hooks blocks of the model for the time of one call. rows(images) -> sigma and is_cond [images], on the CPU.
+    """Hooks blocks of the model for the time of one call.
+
+    levels_and_halves(images) -> sigma and is_cond [images], on the CPU.
 
     Raises RuntimeError afterwards if a block did not run for so many images.
     """
@@ -73,7 +75,7 @@ def hooked_blocks(
     handles = []
     try:
         for hookpoint, own in at_block.items():
-            before, after = _forward_hooks(find_stream(hookpoint), own, rows, ran)
+            before, after = _forward_hooks(find_stream(hookpoint), own, levels_and_halves, ran)
             block = find_block(model, hookpoint)
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(block.register_forward_hook(after, with_kwargs=True))
@@ -90,7 +92,7 @@ def hooked_blocks(
             )
 
 
-def _forward_hooks(stream: BlockStream, hooks: list[BlockHook], rows: Callable, ran: Counter[Hookpoint]):
+def _forward_hooks(stream: BlockStream, hooks: list[BlockHook], levels_and_halves: Callable, ran: Counter[Hookpoint]):
     """Torch's hooks before and after the block."""
     residual = any(hook.hooked == "residual" for hook in hooks)
     inputs: list[torch.Tensor] = []
@@ -106,7 +108,7 @@ def _forward_hooks(stream: BlockStream, hooks: list[BlockHook], rows: Callable, 
         output = stream.to_map(tensor, block_options)
         ran[stream.hookpoint] += len(output)
         added = output - stream.to_map(inputs.pop(), block_options) if residual else output
-        sigma, is_cond = rows(len(output))
+        sigma, is_cond = levels_and_halves(len(output))
         changes = []
         for hook in hooks:
             before = added if hook.hooked == "residual" else output

@@ -65,7 +65,7 @@ class HookedTextEncoder:
     def _hooked(self, encode: Callable, *args, **kwargs):
         for hook in self.hooks:
             check_is_read(self.whole, hook.hookpoint)
-        with hooked_blocks(self.whole, self.hooks, BlockStream, _rows):
+        with hooked_blocks(self.whole, self.hooks, BlockStream, _levels_and_halves):
             return encode(*args, **kwargs)
 
 
@@ -74,5 +74,5 @@ def _plain(clip: CLIP) -> Any:
     return encoder.plain if isinstance(encoder, HookedTextEncoder) else encoder
 
 
-def _rows(texts: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _levels_and_halves(texts: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.ones(texts), torch.ones(texts, dtype=torch.bool)

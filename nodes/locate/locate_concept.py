@@ -19,7 +19,7 @@ from ..sample.sampling_progress import SamplingProgress
 from .exchanging import Exchange, PairSampler, partners
 from .locate_inputs import Range, choose_hookpoints, read_pairs, read_ranges
 from .locate_report import picture, table
-from .locate_results import Measurement, Results
+from .locate_results import Exchanged, LocateResults
 from .locating import locate, most_exchanges
 
 
@@ -143,9 +143,9 @@ class LocateConcept(io.ComfyNode):
                 "hooked": hooked,
                 **sampling,
             }
-            results = Results(path, settings, originals)
+            results = LocateResults(path, settings, originals)
 
-            def measure(names: tuple[str, ...], when: Range) -> Measurement:
+            def measure(names: tuple[str, ...], when: Range) -> Exchanged:
                 known = results.get(names, when)
                 if known:
                     sampler.leave_out()
@@ -155,7 +155,7 @@ class LocateConcept(io.ComfyNode):
                 if not exchange.sigmas:
                     raise ValueError(f"No step of the sampler lies in {when} of the sampling. Widen it, or add steps.")
                 moved = judge_moved(*sampler.errors(model, latents), errors, partners(errors))
-                measurement = Measurement(names, when, (max(exchange.sigmas), min(exchange.sigmas)), moved)
+                measurement = Exchanged(names, when, (max(exchange.sigmas), min(exchange.sigmas)), moved)
                 results.add(measurement)
                 return measurement
 

@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .locate_results import Measurement
+from .locate_results import Exchanged
 from .locating import ENOUGH, Located
 
 CELL_WIDTH, ROW, MARGIN = 148, 34, 20
@@ -81,7 +81,7 @@ def picture(located: Located) -> Image.Image:
     return image
 
 
-def _draw_cell(draw: ImageDraw.ImageDraw, left: int, top: int, measurement: Measurement, font) -> None:
+def _draw_cell(draw: ImageDraw.ImageDraw, left: int, top: int, measurement: Exchanged, font) -> None:
     share, broken = measurement.moved.share, measurement.moved.broken
     colour = tuple(round(pale + share * (dark - pale)) for pale, dark in zip(PALE, DARK, strict=True))
     draw.rectangle((left, top, left + CELL_WIDTH - 3, top + ROW - 3), fill=colour)
@@ -92,7 +92,7 @@ def _draw_cell(draw: ImageDraw.ImageDraw, left: int, top: int, measurement: Meas
         draw.rectangle((left, top + ROW - 8, max(end, left + 2), top + ROW - 3), fill=MARK)
 
 
-def _added(best: tuple[Measurement, ...], place: int) -> str:
+def _added(best: tuple[Exchanged, ...], place: int) -> str:
     """The hookpoint that the combination at this place has more than the one before."""
     if place == 0:
         return best[0].hookpoints[0]
@@ -100,9 +100,9 @@ def _added(best: tuple[Measurement, ...], place: int) -> str:
     return "+ " + next(name for name in best[place].hookpoints if name not in before)
 
 
-def _cell(measurement: Measurement) -> str:
+def _cell(measurement: Exchanged) -> str:
     return f"{100 * measurement.moved.share:.0f} / {100 * measurement.moved.broken:.0f}"
 
 
-def _sigmas(measurement: Measurement) -> str:
+def _sigmas(measurement: Exchanged) -> str:
     return " to ".join(f"{sigma:.3g}" for sigma in dict.fromkeys(measurement.sigmas))

@@ -12,7 +12,7 @@ from .locate_inputs import Range
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Exchanged:
     """What moved when these hookpoints were exchanged together."""
 
     hookpoints: tuple[str, ...]
@@ -22,7 +22,7 @@ class Measurement:
     moved: Moved
 
 
-class Results:
+class LocateResults:
     """The measurements of one file; all were made with the same settings, on the same original pictures."""
 
     def __init__(self, path: Path, settings: dict, originals: torch.Tensor):
@@ -32,14 +32,14 @@ class Results:
         """
         self.path, self._settings = path, settings
         self._originals = [round(value, 4) for value in originals.flatten(1).std(dim=1).tolist()]
-        self._measured: dict[tuple[tuple[str, ...], Range], Measurement] = {}
+        self._measured: dict[tuple[tuple[str, ...], Range], Exchanged] = {}
         if path.exists():
             self._read()
 
-    def get(self, hookpoints: tuple[str, ...], when: Range) -> Measurement | None:
+    def get(self, hookpoints: tuple[str, ...], when: Range) -> Exchanged | None:
         return self._measured.get((hookpoints, when))
 
-    def add(self, measurement: Measurement) -> None:
+    def add(self, measurement: Exchanged) -> None:
         """Keeps it, on disk too."""
         self._measured[measurement.hookpoints, measurement.when] = measurement
         write_atomically(self.path, lambda part: part.write_text(self.json()))
@@ -59,7 +59,7 @@ class Results:
             differing = [name for name, value in self._settings.items() if found["settings"].get(name) != value]
             for row in found["measured"]:
                 moved = Moved(**row["moved"])
-                measurement = Measurement(tuple(row["hookpoints"]), Range(**row["when"]), tuple(row["sigmas"]), moved)
+                measurement = Exchanged(tuple(row["hookpoints"]), Range(**row["when"]), tuple(row["sigmas"]), moved)
                 self._measured[measurement.hookpoints, measurement.when] = measurement
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self.path} cannot be read ({error!r}). {remedy}") from error

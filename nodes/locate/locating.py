@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .locate_inputs import Range
-from .locate_results import Measurement
+from .locate_results import Exchanged
 
 CANDIDATES = 6
 """Of the blocks that move the concept most alone, so many are tried in combinations."""
@@ -16,16 +16,16 @@ ENOUGH = 0.95
 class Located:
     """All that the report shows."""
 
-    alone: tuple[tuple[Measurement, ...], ...]
+    alone: tuple[tuple[Exchanged, ...], ...]
     """Of every hookpoint, in the order in which they run: one measurement for each range."""
-    together: Measurement
+    together: Exchanged
     """All hookpoints at once, in the first range."""
-    best: tuple[Measurement, ...]
+    best: tuple[Exchanged, ...]
     """In the first range: the best hookpoint, then with one more, and so on."""
 
 
 def locate(
-    measure: Callable[[tuple[str, ...], Range], Measurement], names: list[str], ranges: list[Range], largest: int
+    measure: Callable[[tuple[str, ...], Range], Exchanged], names: list[str], ranges: list[Range], largest: int
 ) -> Located:
     """measure(names of the hookpoints that are exchanged together, when) -> what moved; names as they run.
 
@@ -52,5 +52,5 @@ def most_exchanges(hookpoints: int, ranges: int, largest: int) -> int:
     return hookpoints * ranges + 1 + sum(candidates - size for size in range(1, min(largest, candidates)))
 
 
-def _rank(measurement: Measurement) -> tuple[float, float]:
+def _rank(measurement: Exchanged) -> tuple[float, float]:
     return measurement.moved.share, measurement.moved.mean_lead

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae_eraser.nodes.erase.erase_concepts import parse_concepts
+from sae_eraser.nodes.erase.erase_concepts import read_concepts
 
 
 @pytest.mark.parametrize(
@@ -20,16 +20,16 @@ from sae_eraser.nodes.erase.erase_concepts import parse_concepts
     ],
 )
 def test_names_and_strengths_are_read(text, expected):
-    assert [(name.strip(), strength) for name, strength in parse_concepts(text)] == expected
+    assert [(name.strip(), strength) for name, strength in read_concepts(text)] == expected
 
 
 @pytest.mark.parametrize("text", ["star: -1", "star: inf", "star: nan"])
 def test_a_strength_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match="strength of 'star'.*0 or more"):
-        parse_concepts(text)
+        read_concepts(text)
 
 
 @pytest.mark.parametrize("text", ["", "  \n, ,", ": 0.5"])
 def test_a_text_without_a_name_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match="star: 1.0, neon: 0.5"):
-        parse_concepts(text)
+        read_concepts(text)

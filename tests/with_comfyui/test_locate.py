@@ -11,7 +11,7 @@ from PIL import Image
 from sae_eraser.nodes.locate.locate_concept import LocateConcept
 from sae_eraser.nodes.locate.locate_inputs import Range, choose_hookpoints, read_pairs, read_ranges
 from sae_eraser.nodes.locate.locate_report import picture, table
-from sae_eraser.nodes.locate.locate_results import Measurement
+from sae_eraser.nodes.locate.locate_results import Exchanged
 from sae_eraser.nodes.locate.locating import locate as locate_with
 from sae_eraser.nodes.locate.locating import most_exchanges
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
@@ -181,9 +181,7 @@ def made_up(shares: dict[str, float], asked: list | None = None):
         for name in names:
             kept *= 1 - shares[name] * (when.end - when.start)
         moved = round(100 * (1 - kept))
-        return Measurement(
-            names, when, (9.0, 1.0), Moved([1.0] * moved + [-1.0] * (100 - moved), [1.0] * 95 + [1.6] * 5)
-        )
+        return Exchanged(names, when, (9.0, 1.0), Moved([1.0] * moved + [-1.0] * (100 - moved), [1.0] * 95 + [1.6] * 5))
 
     return measure
 

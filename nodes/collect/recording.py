@@ -41,7 +41,7 @@ class Recorder:
         self._vectors: dict[tuple[str, bool], list[torch.Tensor | None]] = {}
 
     def function(self, name: str):
-        """That of the BlockHook at the hookpoint of this name."""
+        """The function for the BlockHook at the hookpoint of this name."""
 
         def record(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
             for half in (True, False) if self.keep.branch == "both" else (True,):

@@ -21,7 +21,7 @@ class TextRecorder:
         self.clip, self.recorder = with_text_hooks(clip, (*get_text_hooks(clip), *hooks)), recorder
 
     def record(self, images: range, prompts: list[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """What Recorder.take returns, of the prompts of these images. Raises ValueError if one is too long."""
+        """Encodes the prompts of these images; returns what Recorder.take does. Raises ValueError for one too long."""
         taken = [self._record(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
         names = taken[0][0]
         activations = {name: torch.cat([activations[name] for activations, _ in taken]) for name in names}
@@ -39,7 +39,7 @@ class TextRecorder:
 
 
 def _of_the_first(function: Function) -> Function:
-    """ComfyUI encodes a prompt with weights together with an empty one, which comes last."""
+    """The function for the first text alone: a prompt with weights is encoded together with an empty one, the last."""
 
     def record(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
         function(x[:1], sigma[:1], is_cond[:1])

@@ -38,7 +38,7 @@ def open_choice(node: type[io.ComfyNode], sae: dict | None) -> tuple[LoadedSAE, 
 
 
 def fingerprint_choice(sae: dict | None) -> tuple | None:
-    """Of the chosen file, so that a node runs again when the file has changed; None if the list has no such file.
+    """Fingerprint of the chosen file: changes when the file does; None if the list has no such file.
 
     Raises SAEFileError if the file is gone.
     """
@@ -46,7 +46,7 @@ def fingerprint_choice(sae: dict | None) -> tuple | None:
 
 
 def strength_input(more: str = "") -> io.Input:
-    """Of erasing; more: what else the tooltip says."""
+    """The strength of erasing; `more` is added to its tooltip."""
     tooltip = "How strongly to erase: 0 changes nothing, 1 erases. If something of the concept is left, try 1.5 or 2."
     return io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=tooltip + more)
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 NEVER_THE_SAME = float("nan")
-"""That of a node whose files are gone: ComfyUI still has its results, by the fingerprint from before it ran."""
+"""The fingerprint of a node whose files are gone: ComfyUI still has its results, by that from before it ran."""
 _written: set[Path] = set()
 
 
 def note_written(path: Path) -> None:
-    """Of a node that has run: its file or folder."""
+    """Notes that a node has written this file or folder."""
     _written.add(path)
 
 
@@ -24,5 +24,5 @@ def is_gone(path: Path) -> bool:
 
 
 def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Of those that exist: path, time and size."""
+    """Path, time and size of each of these paths that exists."""
     return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths if path.exists()]

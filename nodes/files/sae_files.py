@@ -79,7 +79,7 @@ def open_sae(name: str) -> LoadedSAE:
 
 
 def fingerprint(name: str | None) -> tuple | None:
-    """Changes when the file does; None if the name is not known yet, as that of a link."""
+    """Fingerprint of an SAE file: changes when the file does; None if the name is not known yet, as that of a link."""
     return None if name is None else _stamp(sae_path(name))
 
 

@@ -81,7 +81,7 @@ class HookedModel:
     """One for each call that goes on, of which several GPUs may have one each."""
 
     def __init__(self, hooks: Hooks, added: Callable[[Hooks], Hooks] | None = None):
-        """added: for a prompt's, from the hooks of the model to those that act in calls for the prompt.
+        """added: of a prompt's, makes the hooks that act in calls for the prompt from those of the model.
 
         That model need not be the one that is called: the first of a guider has the others draw what is on it.
         """
@@ -185,7 +185,7 @@ def _placed(hook: BlockHook, place: Place) -> BlockHook:
 
 
 def find_transformer_options(args: tuple, kwargs: dict) -> dict:
-    """Those of one call of the model. Raises RuntimeError if it has none."""
+    """The transformer_options of one call of the model. Raises RuntimeError if it has none."""
     for value in (kwargs.get("transformer_options"), *args):
         if isinstance(value, dict) and "sigmas" in value:
             return value

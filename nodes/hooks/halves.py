@@ -20,7 +20,7 @@ TAKE_OUT = (
 
 @dataclass(frozen=True)
 class Halves:
-    """What ComfyUI makes calls of the model for."""
+    """Which half of guidance each chunk of the model's calls is for."""
 
     prompted: tuple[bool, ...]
     """Whether each of the conditionings that a chunk may be for reads the prompt."""
@@ -50,7 +50,7 @@ def note_halves(executor, model, conds, x, timestep, model_options, *args, **kwa
 
 
 def are_prompted(options: dict) -> torch.Tensor:
-    """Of the transformer_options of one call: whether each of its chunks reads the prompt, bool [chunks] on the CPU."""
+    """Whether each chunk of one call reads the prompt, bool [chunks] on the CPU; options: its transformer_options."""
     chunks, halves = options["cond_or_uncond"], options.get(HALVES)
     return torch.tensor([halves.prompted[chunk] if halves else chunk == 0 for chunk in chunks])
 

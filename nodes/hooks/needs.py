@@ -41,15 +41,15 @@ CACHED = (
 
 @dataclass(frozen=True)
 class Need:
-    """That of one erasure, as a wrapper around one run of a sampler."""
+    """What one erasure needs of a sampler's run; called as a wrapper around it."""
 
     branch: str
     sigma_start: float
     """It acts at noise levels between sigma_start and sigma_end, both included."""
     sigma_end: float
     schedule: tuple[float, ...] | None
-    """As of noise_schedule, that start_percent and end_percent of a node became these in; None if they hold in any, or
-    are a keyframe's."""
+    """The noise_schedule in which a node's start_percent and end_percent became these levels; None if they hold in any,
+    or are a keyframe's."""
 
     def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Raises ValueError, before the run or after it."""
@@ -91,6 +91,6 @@ def _with_outermost(model_options: dict, predict: Callable) -> dict:
 
 
 def note_call(options: dict, sigmas: torch.Tensor, prompted: torch.Tensor) -> None:
-    """With the transformer_options of one call, its noise levels and are_prompted: tells every Need of it."""
+    """Tells every Need of one call of the model: its transformer_options, noise levels and are_prompted."""
     if CALLS in options:
         options[CALLS].append((sigmas, prompted))

@@ -14,7 +14,7 @@ SAMPLED = "sae_eraser_sampled"
 
 @dataclass(frozen=True)
 class Sampled:
-    """What ComfyUI makes calls of the model for, all prompts at one noise level."""
+    """The pictures that are sampled, and the area of them that each prompt is for."""
 
     images: int
     size: tuple[int, ...]
@@ -24,7 +24,7 @@ class Sampled:
 
 
 def note_sampled(executor, model, conds, x, timestep, model_options, *args, **kwargs):
-    """The wrapper around what makes these calls; find_place reads what it leaves in transformer_options."""
+    """The wrapper around all calls at one noise level; leaves a Sampled in transformer_options for find_place."""
     areas = {prompt["uuid"]: prompt.get("area") for prompts in conds for prompt in prompts or ()}
     options = with_note(model_options, SAMPLED, Sampled(len(x), tuple(x.shape[2:]), areas))
     return executor(model, conds, x, timestep, options, *args, **kwargs)

@@ -86,7 +86,7 @@ class BlockStream:
 
 
 def picture_stream(hookpoint: Hookpoint, diffusion_model: torch.nn.Module, latent: torch.Tensor) -> BlockStream:
-    """For a call of the diffusion model with latents [images, channels, (frames,) height, width]."""
+    """The stream at a hookpoint in one call with these latents, [images, channels, (frames,) height, width]."""
     sizes = latent.shape[2:]
     grid = tuple(math.ceil(size / side) for size, side in zip(sizes, patch_sides(diffusion_model, sizes), strict=True))
     return BlockStream(hookpoint, grid, getattr(diffusion_model, "pad_tokens_multiple", None) or 1)

@@ -74,7 +74,7 @@ class PairSampler:
     def exchanged(
         self, model: ModelPatcher, hookpoints: list[Hookpoint], hooked: str, exchange: Exchange
     ) -> torch.Tensor:
-        """The same with these hookpoints exchanged, besides what earlier nodes do to the model.
+        """Latents as `originals` gives, with these hookpoints exchanged besides what earlier nodes do to the model.
 
         hooked: "output", or "residual" (output minus input).
         """

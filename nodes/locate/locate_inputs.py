@@ -50,7 +50,7 @@ def read_ranges(text: str) -> list[Range]:
 
 
 def choose_hookpoints(text: str, known: list[Hookpoint]) -> list[Hookpoint]:
-    """Those that the text names, or whose name has one of its words in it; in the order in which they run.
+    """The hookpoints that the text names, or whose name has one of its words in it, in the order in which they run.
 
     Raises HookpointError, which lists those that the model has, for a word that fits none.
     """

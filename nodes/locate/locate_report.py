@@ -38,7 +38,7 @@ def table(located: Located, pictures: int, recognised: float) -> str:
 
 
 def verdict(located: Located) -> str:
-    """What follows from it, in a sentence."""
+    """Which blocks the concept cannot slip past, if any, in a sentence."""
     last = located.best[-1]
     names = " + ".join(last.hookpoints)
     if last.moved.share >= ENOUGH:

@@ -40,12 +40,12 @@ class LocateResults:
         return self._measured.get((hookpoints, when))
 
     def add(self, measurement: Exchanged) -> None:
-        """Keeps it, on disk too."""
+        """Keeps the measurement, on disk too."""
         self._measured[measurement.hookpoints, measurement.when] = measurement
         write_atomically(self.path, lambda part: part.write_text(self.json()))
 
     def json(self) -> str:
-        """All of it, as the file has it."""
+        """Settings, originals and measurements, as the file has them."""
         measured = [
             asdict(measurement) | {name: getattr(measurement.moved, name) for name in ("share", "broken")}
             for measurement in self._measured.values()

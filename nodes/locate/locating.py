@@ -27,7 +27,9 @@ class Located:
 def locate(
     measure: Callable[[tuple[str, ...], Range], Exchanged], names: list[str], ranges: list[Range], largest: int
 ) -> Located:
-    """measure(names of the hookpoints that are exchanged together, when) -> what moved; names as they run.
+    """Measures every hookpoint alone in every range, and all of them and the best combinations in the first range.
+
+    measure(names of the hookpoints that are exchanged together, when) -> what moved; names as they run.
 
     To the best combination so far each of the other CANDIDATES is added in turn, and the best of these is kept, until
     the concept cannot slip past it (ENOUGH) or it has `largest` hookpoints.

@@ -9,7 +9,7 @@ SAE_WATCH = io.Custom("SAE_WATCH")
 
 
 def look_inputs() -> list[io.Input]:
-    """What tells a node at which run of a sampler to look."""
+    """The inputs that tell a node at which run of a sampler to look."""
     return [
         SAE_WATCH.Input("watch", tooltip="What was watched, from Watch Concepts."),
         io.Latent.Input("latent", tooltip="What the sampler has made with the watched model, unchanged."),

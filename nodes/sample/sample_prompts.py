@@ -54,7 +54,7 @@ class SamplePrompts(io.ComfyNode):
 
 
 def _sampled(model, clip, texts: list[str], seeds: list[int], sampling: dict) -> torch.Tensor:
-    """All at once; where the model cannot take prompts of several lengths together, those of each length."""
+    """Samples all at once; where the model cannot take prompts of several lengths together, those of each length."""
     latents: dict[int, torch.Tensor] = {}
     for places in taken_together(model, clip, texts):
         own_texts, own_seeds = [texts[place] for place in places], [seeds[place] for place in places]

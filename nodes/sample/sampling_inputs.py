@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 
 def sampling_inputs(steps: int, about_samplers: str) -> list[io.Input]:
-    """steps: the default."""
+    """The inputs that say how to sample; steps: the default. about_samplers: the tooltip of sampler_name."""
     size = {"default": 512, "min": 16, "max": 8192, "step": 8}
     return [
         io.Int.Input("steps", default=steps, min=1, max=1000, tooltip="Number of steps of the sampler."),

@@ -53,7 +53,7 @@ def size_text(size: int) -> str:
 
 
 def _offer_progress() -> None:
-    """Once, even if ComfyUI has two copies of the pack: it does not start with two answers at one address."""
+    """Answers at PROGRESS_PATH, unless another copy of the pack does: ComfyUI does not start with two answers there."""
     server = getattr(PromptServer, "instance", None)
     if server is None or any(route.path == PROGRESS_PATH for route in server.routes):
         return

@@ -73,7 +73,7 @@ def in_words_of_nodes(message: str) -> str:
 
 
 def _pass_on(process: subprocess.Popen, on_line: Callable[[str], object]) -> None:
-    """Until the process has closed its output."""
+    """Hands every line of the process's output to on_line until it closes it."""
     lines: queue.Queue[str | None] = queue.Queue()
     stdout = process.stdout
     assert stdout
@@ -107,6 +107,6 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own; a ComfyUI that was told to use the CPU does not have its commands use a GPU."""
+    """The command's environment: this process's, but without a GPU if ComfyUI was told to use the CPU."""
     on_cpu = model_management.get_torch_device().type == "cpu"
     return os.environ | ({"CUDA_VISIBLE_DEVICES": "-1"} if on_cpu else {})

@@ -139,7 +139,7 @@ def _imported_before(out: Path, arguments: list[str]) -> str:
 
 
 def _find(path: str) -> Path | None:
-    """What there is of this name in models/sae, or of this whole path."""
+    """The file or folder of this name in models/sae, or of this whole path; None if there is none."""
     places = [Path(root, path.strip()) for root in folder_paths.get_folder_paths(FOLDER)]
     return next((place for place in places if path.strip() and place.exists()), None)
 

@@ -16,7 +16,7 @@ SECONDS_PER_PICTURE = 1.0
 
 
 class TrainDisplay:
-    """Of one training; a context manager."""
+    """Shows how far one training is; a context manager."""
 
     def __init__(self, name: str, phases: dict[str, int], node_id: str | None):
         """phases: the steps of each, in their order."""

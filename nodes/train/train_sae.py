@@ -114,7 +114,7 @@ class TrainSAE(io.ComfyNode):
 
 
 def _as_argument(option: str, value: float | str | None) -> list[str]:
-    """Of the command line; nothing for what is off, or left to the trainer."""
+    """Arguments of the command line; none for what is off, or left to the trainer."""
     if value is None or value is False:
         return []
     return [option] if value is True else [option, str(value)]

@@ -1,6 +1,7 @@
 """Writing files so that a stop at any moment leaves either the whole new file or the old one."""
 
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -16,15 +17,22 @@ class DiskFull(OSError):
 
 def check_writable(path: Path) -> None:
     """Raises OSError if write_atomically could not begin to write there, as when the name is too long."""
-    part = _part_of(path)
-    part.touch()
-    part.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = _part_folder(path)
+    folder.mkdir(exist_ok=True)
+    folder.rmdir()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls write(part) with a name beside `path` and then puts that file in its place, durably. Raises DiskFull."""
-    part = _part_of(path)
+    """Calls write(part) with a name near `path` and then puts that file in its place, durably. Raises DiskFull.
+
+    The part has a folder of its own, which goes with all that the writer leaves in it, as safetensors does if it fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = _part_folder(path)
     try:
+        folder.mkdir(exist_ok=True)
+        part = folder / "part"
         part.touch()
         mode = part.stat().st_mode
         write(part)
@@ -33,16 +41,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except Exception as error:  # torch and safetensors have errors of their own for it
-        if _is_full(part.parent, error):
+        if _is_full(path.parent, error):
             raise DiskFull(f"The disk of {path} is full. Free some space and run the same again ({error}).") from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _part_of(path: Path) -> Path:
-    """The name to write under at first, in a folder that there is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def remove_parts(path: Path) -> None:
+    """Removes what processes have left that were killed while they wrote this file; none may be writing it now."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _part_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 

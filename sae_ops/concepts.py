@@ -100,6 +100,11 @@ def find_concept(concepts: tuple[Concept, ...], name: str) -> int:
     raise UnknownConcept(f"This SAE has no concept '{name.strip()}'.{hint} It has: {', '.join(names)}.")
 
 
+def is_named(concepts: tuple[Concept, ...], name: str) -> bool:
+    """Whether this is the whole name of one of the concepts, or of several, as find_concept compares them."""
+    return _comparable(name) in {_comparable(own) for concept in concepts for own in (concept.name, concept.label)}
+
+
 def _comparable(name: str) -> str:
     """Whatever its case, its spaces, and the way in which its accents are written."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace(":", ": ").split())

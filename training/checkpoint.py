@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Checkpoints:
         restart: forget what is there. Raises ValueError if the folder holds the checkpoints of another training.
         """
         self.folder = folder
+        self._damaged: list[Path] = []
         self._fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         if restart:
             self.remove()
@@ -35,13 +37,15 @@ class Checkpoints:
             )
 
     def save(self, number: int, state: dict) -> None:
-        """number rises from one checkpoint to the next.
+        """number rises from one checkpoint to the next, but for those that could not be read, which go now.
 
         Raises ValueError if another training, which began when there was none yet, has saved here.
         """
         self._refuse_others()
         write_atomically(self.folder / "settings.sha256", lambda part: part.write_text(self._fingerprint))
         write_atomically(self.folder / f"{number:09d}.pt", lambda part: torch.save(state, part))
+        while self._damaged:  # they would count as the last ones
+            self._damaged.pop().unlink(missing_ok=True)
         for path in self._paths()[:-2]:
             path.unlink(missing_ok=True)  # the same training may have been started twice
 
@@ -51,6 +55,7 @@ class Checkpoints:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # whatever is wrong with it, the one before may be whole
+                self._damaged.append(path)
                 name = type(error).__name__  # the message of torch.load advises to give up its safety
                 warnings.warn(f"{path} cannot be read ({name}); going back to the checkpoint before.", stacklevel=2)
         return None
@@ -64,7 +69,8 @@ class Checkpoints:
             return
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name.startswith("settings")):
             if re.fullmatch(r"(settings\.sha256|\d{9}\.pt)(\.\d+\.part)?", path.name):
-                path.unlink(missing_ok=True)  # other processes remove them too
+                with contextlib.suppress(OSError):  # other processes remove them too
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 

@@ -37,9 +37,14 @@ def device() -> torch.device:
     )
 
 
+def divisible(batch: torch.Tensor) -> torch.Tensor:
+    """The batch without its last rows, processes - 1 at most, so that all processes have equally many."""
+    return batch[: len(batch) - len(batch) % processes()]
+
+
 def share(batch: torch.Tensor) -> torch.Tensor:
-    """This process's rows of a batch; all have equally many, so up to processes - 1 rows are left out."""
-    return batch[: len(batch) - len(batch) % processes()][rank() :: processes()]
+    """This process's rows of a batch, or of what is divisible of it."""
+    return divisible(batch)[rank() :: processes()]
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """The last step of training: threshold, statistics, multipliers and measurement."""
 
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,12 +7,12 @@ from pathlib import Path
 import torch
 
 from ..sae_ops.concepts import Concept, ConceptStatistics
-from ..sae_ops.file import SAEHeader
+from ..sae_ops.file import SAEFileError, SAEHeader, read_header
 from .assign import companions, latent_means, latent_scores
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .distributed import device
 from .extend import joined
-from .hookpoint_data import HookpointData, choose_half, maps_at_once
+from .hookpoint_data import HookpointData, batches_of_maps, choose_half
 from .learner import Learner
 from .look_alikes import sparing_look_alikes
 from .measure import Measurement, explained_guidance, measure
@@ -88,12 +86,29 @@ def finish(
 
 def _validation_batches(plan: Plan, data: HookpointData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Maps that are not trained on, with the prompt and without, and their labels; enough for every label."""
-    size, labels = maps_at_once(data.validation_stream.positions), plan.cache.labels(plan.labels).float()
-    batches = math.ceil(EXPLAINED_MAPS_PER_LABEL * len(plan.labels) / size)
-    for maps, unprompted, images in itertools.islice(data.validation_stream.maps(size), batches):
+    labels = plan.cache.labels(plan.labels).float()
+    for maps, unprompted, images in batches_of_maps(
+        data.validation_stream, EXPLAINED_MAPS_PER_LABEL * len(plan.labels)
+    ):
         maps, unprompted = choose_half(plan, maps, unprompted)
         assert unprompted is not None
         yield maps, unprompted, labels[images].to(maps.device)
+
+
+def is_made(plan: Plan, order: Order) -> bool:
+    """Whether the file that is ordered is there already, made by this very training."""
+    try:
+        header = read_header(order.out)
+    except SAEFileError:
+        return False
+    is_for_it = (header.hookpoint, header.autoencoder) == (order.hookpoint, order.config)
+    return is_for_it and _settings(plan).items() <= header.training.items()
+
+
+def _settings(plan: Plan) -> dict:
+    """What all SAEs of the plan are trained with."""
+    config = {**asdict(plan.config), "precision": plan.config.precision_on(device())}
+    return {**config, "cache": plan.cache.digest}
 
 
 def _header(plan: Plan, order: Order, concepts: tuple[Concept, ...], measurement: Measurement) -> SAEHeader:
@@ -106,9 +121,7 @@ def _header(plan: Plan, order: Order, concepts: tuple[Concept, ...], measurement
         branch=plan.config.branch,
         concepts=concepts,
         training={
-            **asdict(plan.config),
-            "precision": plan.config.precision_on(device()),
-            "cache": plan.cache.digest,
+            **_settings(plan),
             "sampling": settings.sampling,
             "images": len(plan.cache.images),
             "validation": {

@@ -1,6 +1,6 @@
 """What one hookpoint of the cache gives to learn from, and to judge by."""
 
-import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,15 +75,24 @@ def maps_at_once(positions: int) -> int:
     return max(8, VALIDATION_VECTORS // positions)
 
 
+def batches_of_maps(stream: Stream, at_least: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]]:
+    """Batches as Stream.maps gives them, until there are so many maps, or all of the stream."""
+    missing = min(at_least, stream.maps_in_all)
+    for batch in stream.maps(maps_at_once(stream.positions)):
+        yield batch
+        missing -= len(batch[0])
+        if missing <= 0:
+            return
+
+
 def some_maps(stream: Stream, at_least: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """So many maps, as Stream.maps gives them; of more than VALIDATION_VECTORS holds, fewer positions each."""
-    size = maps_at_once(stream.positions)
-    batches = -(-at_least // size)
-    some = list(itertools.islice(stream.maps(size), batches))
+    """So many maps at least, or all; of more than VALIDATION_VECTORS holds, some positions of each, of all the same."""
+    some = list(batches_of_maps(stream, at_least))
     if len(some) == 1:
         return some[0]
     generator = torch.Generator().manual_seed(stream.seed)
-    fewer = max(1, stream.positions // batches)
+    number = sum(len(maps) for maps, _, _ in some)
+    fewer = max(1, min(stream.positions, stream.positions * maps_at_once(stream.positions) // number))
     places = [torch.randperm(stream.positions, generator=generator)[:fewer] for _ in some]
     first, others, images = zip(*some, strict=True)
     maps = torch.cat([part[:, own] for part, own in zip(first, places, strict=True)])

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from ..sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from .config import TrainingConfig
-from .distributed import share, summed, with_others
+from .distributed import divisible, share, summed, with_others
 from .losses import auxiliary_loss, guidance_loss
 from .measure import balanced_accuracy
 from .sparse import Kept, reconstruct
@@ -58,6 +58,7 @@ class Learner:
         done: 0..1, how much of the phase is over. Returns fvu, l0, dead latents and the number of vectors, as
         tensors.
         """
+        vectors = divisible(vectors)
         x = self.sae.normalise(share(vectors))
         reconstruction, kept = reconstruct(self.sae, x, self.dtype)
         error = (reconstruction - x).square().sum()
@@ -82,6 +83,7 @@ class Learner:
         [batch, labels], the concepts' first. Returns the same, the concepts' balanced accuracy, and how much of what
         the prompts bring is left unexplained.
         """
+        maps = divisible(maps)
         x = self.sae.normalise(share(maps))
         reconstruction, kept = reconstruct(self.sae, x.flatten(0, 1), self.dtype)
         error = (reconstruction - x.flatten(0, 1)).square().sum()

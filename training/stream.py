@@ -57,6 +57,11 @@ class Stream:
         self._all: Load | None = None  # once the whole cache is one load
 
     @property
+    def maps_in_all(self) -> int:
+        """How many different ones maps() gives."""
+        return int(self._counts.sum()) // self.cache.halves
+
+    @property
     def maps_of_a_load(self) -> tuple[int, int]:
         """How many maps() has to choose a batch from, of the load that holds fewest and of that that holds most."""
         counts = self._counts.sort().values

@@ -1,8 +1,10 @@
 """Erase Concepts: several concepts of one SAE at once, written as text."""
 
+import contextlib
+
 from comfy_api.latest import io
 
-from ...sae_ops.concepts import find_concept
+from ...sae_ops.concepts import Concept, find_concept, is_named
 from ...sae_ops.erasure import Erasure
 from ..concept_names import split_names
 from ..files.load_sae import SAE
@@ -11,19 +13,19 @@ from .concept_inputs import branch_input, mask_input, mode_input, model_input, p
 from .erasing import erase
 
 
-def read_concepts(text: str) -> list[tuple[str, float]]:
+def read_concepts(text: str, concepts: tuple[Concept, ...]) -> list[tuple[str, float]]:
     """ "star: 1.0, object: circle, neon: 0.5" -> names and strengths; a name without a strength has 1.0.
 
-    Names are separated by commas or new lines; a part after the last colon that is a number is the strength.
-    Raises ValueError on a negative strength, or if there is no name.
+    Names are separated by commas or new lines; a number after the last colon is the strength, unless it belongs to the
+    name of one of these concepts. Raises ValueError on a negative strength, or if there is no name.
     """
     found = []
-    for part in split_names(text):
-        name, _, last = part.rpartition(":")
-        try:
-            strength = float(last)
-        except ValueError:
-            name, strength = part, 1.0
+    for part in split_names(text, concepts):
+        name, strength = part, 1.0
+        before, _, last = part.rpartition(":")
+        if not is_named(concepts, part):
+            with contextlib.suppress(ValueError):
+                name, strength = before, float(last)
         if not name.strip():
             raise ValueError(f"'{part.strip()}' names no concept. Write for example: star: 1.0, neon: 0.5")
         if not 0 <= strength < float("inf"):
@@ -73,7 +75,7 @@ class EraseConcepts(io.ComfyNode):
         start, end = sigma_range(model, start_percent, end_percent)
         erasures = tuple(
             Erasure(find_concept(sae.header.concepts, name), strength, mode, start, end, branch, where)
-            for name, strength in read_concepts(concepts)
+            for name, strength in read_concepts(concepts, sae.header.concepts)
             if strength > 0
         )
         return io.NodeOutput(erase(model, sae, erasures) if erasures else model)

@@ -6,7 +6,15 @@ import stat
 
 import pytest
 
-from sae_eraser.sae_ops.atomic_write import DiskFull, write_atomically
+from sae_eraser.sae_ops.atomic_write import DiskFull, remove_parts, write_atomically
+
+
+def write_and_be_killed(path):
+    def kill(part):
+        part.with_name(".tmp4Zq9").write_text("half of the ne")
+        os.kill(os.getpid(), 9)
+
+    write_atomically(path, kill)
 
 
 def test_the_folder_is_made(tmp_path):
@@ -27,6 +35,31 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_the_writer_itself_leaves_goes_too(tmp_path):
+    """safetensors writes under another name first."""
+
+    def fail(part):
+        part.with_name(".tmp4Zq9").write_text("half of the ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "file", fail)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows kills in another way")
+def test_what_a_killed_process_has_left_is_removed_when_asked(tmp_path):
+    child = os.fork()
+    if not child:
+        write_and_be_killed(tmp_path / "a[1]")
+    os.waitpid(child, 0)
+    (tmp_path / "a[1]").write_text("old")
+    (tmp_path / "a1.safetensors.4711.part").mkdir()
+    assert len(os.listdir(tmp_path)) == 3
+    remove_parts(tmp_path / "a[1]")
+    assert sorted(os.listdir(tmp_path)) == ["a1.safetensors.4711.part", "a[1]"]
 
 
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -145,7 +145,9 @@ def test_a_stop_while_a_shard_is_written_loses_that_shard_alone(folder, tmp_path
 
 def test_what_a_killed_process_left_of_a_shard_goes_when_it_is_written_again(folder, tmp_path):
     write(tmp_path / "killed", 0, 2)
-    (tmp_path / "killed" / "shard-00001.safetensors.4711.part").write_bytes(b"half")
+    left = tmp_path / "killed" / "shard-00001.safetensors.4711.part"
+    left.mkdir()
+    (left / ".tmp4Zq9").write_bytes(b"half")
     write(tmp_path / "killed", 1)
     assert contents(tmp_path / "killed") == contents(folder)
 

@@ -1,5 +1,7 @@
 """Checkpoints, and trainings that are killed and go on from them to the same bytes."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import torch
 
 from pure.planted import plant, write_cache
 from pure.training_runs import FINISHING, SUPERVISING, train, train_and_kill, train_elsewhere
+from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.training import build
 from sae_eraser.training import checkpoint as checkpoint_module
 from sae_eraser.training.checkpoint import Checkpoints
@@ -79,6 +82,19 @@ def test_a_damaged_one_is_named_and_the_one_before_is_read(tmp_path):
         assert checkpoints.load() == {"step": 1}
 
 
+def test_those_that_cannot_be_read_do_not_outlast_the_ones_that_follow(tmp_path, recwarn):
+    for number in (10, 20):
+        Checkpoints(tmp_path, SETTINGS).save(SUPERVISING + number, {"step": number})
+    for path in tmp_path.glob("*.pt"):
+        path.write_bytes(b"damaged")
+    anew = Checkpoints(tmp_path, SETTINGS)
+    assert anew.load() is None
+    for number in (50, 100):
+        anew.save(number, {"step": number})
+    assert Checkpoints(tmp_path, SETTINGS).load() == {"step": 100}
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+
+
 def test_those_of_other_settings_are_refused_until_they_are_forgotten(tmp_path):
     Checkpoints(tmp_path / "x.training", SETTINGS).save(1, {"step": 1})
     with pytest.raises(ValueError, match="other settings or another cache.*--restart.*another --out"):
@@ -144,7 +160,8 @@ def test_files_of_others_are_neither_read_nor_deleted(tmp_path):
     assert checkpoints.load() is None
     for number in range(4):
         checkpoints.save(number, {"step": number})
-    (folder / "000000004.pt.4711.part").write_bytes(b"what a killed process has left")
+    (folder / "000000004.pt.4711.part").mkdir()
+    (folder / "000000004.pt.4711.part" / "part").write_bytes(b"what a killed process has left")
     assert checkpoints.load() == {"step": 3}
     assert Checkpoints(folder, SETTINGS | {"seed": 1}, restart=True).load() is None
     assert names(folder) == sorted(FOREIGN)
@@ -247,6 +264,29 @@ def test_several_saes_that_are_stopped_while_they_are_finished_go_on(cache, tmp_
     monkeypatch.undo()
     assert train(cache, tmp_path / "saes", *several) == 0
     assert len(list((tmp_path / "saes").glob("*.safetensors"))) == 2
+
+
+def test_several_saes_of_which_only_some_could_be_written_go_on(cache, tmp_path, monkeypatch, capsys):
+    several, written = (*OPTIONS, "--k", "1", "2"), []
+
+    def full_at_the_second(out, *others):
+        if written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(out)
+        save_sae(out, *others)
+
+    monkeypatch.setattr(build, "save_sae", full_at_the_second)
+    assert train(cache, tmp_path / "saes", *several) == 1
+    monkeypatch.undo()
+    (content,) = [out.read_bytes() for out in written]
+    assert train(cache, tmp_path / "saes", *several, "--seed", "1") == 1
+    assert "exists" in capsys.readouterr().err, "of another training"
+    assert train(cache, tmp_path / "saes", *several) == 0
+    assert len(list((tmp_path / "saes").glob("*.safetensors"))) == 2
+    assert written[0].read_bytes() == content
+    assert not (tmp_path / "saes.training").exists()
+    assert train(cache, tmp_path / "saes", *several) == 1
+    assert "exists" in capsys.readouterr().err
 
 
 def test_a_training_does_not_go_on_with_other_activations_of_equal_settings(tmp_path, capsys):

@@ -60,11 +60,12 @@ def test_two_processes_keep_the_latents_that_one_keeps(activation, k, loud):
         assert len(shares[0]) != len(shares[1])
 
 
+@pytest.mark.parametrize("size, divisible", [(None, None), (5, 4)])
 @pytest.mark.parametrize("phase", ["reconstruct", "supervise"])
-def test_two_processes_make_the_step_that_one_makes(phase):
-    """Gradients to 1e-4 of the largest."""
-    gradients, numbers, silent = first_step(phase)
-    for found_gradients, found_numbers, found_silent in in_two_processes(first_step, phase):
+def test_two_processes_make_the_step_that_one_makes(phase, size, divisible):
+    """Gradients to 1e-4 of the largest. What two cannot divide is as if it had not been there."""
+    gradients, numbers, silent = first_step(phase, divisible)
+    for found_gradients, found_numbers, found_silent in in_two_processes(first_step, phase, size):
         for name, rows in gradients.items():
             gradient, found = torch.tensor(rows), torch.tensor(found_gradients[name])
             torch.testing.assert_close(found, gradient, rtol=0, atol=1e-4 * gradient.abs().max().item(), msg=name)

@@ -58,8 +58,8 @@ def first_latents(activation: str, k: int, loud: int) -> list[tuple[int, int, fl
     return list(zip(vectors[owners].tolist(), kept.latents.tolist(), kept.values.tolist(), strict=True))
 
 
-def first_step(phase: str) -> tuple[dict[str, list], dict[str, float], list[int]]:
-    """Gradients, numbers and silent counts of the first step of a phase."""
+def first_step(phase: str, size: int | None = None) -> tuple[dict[str, list], dict[str, float], list[int]]:
+    """Gradients, numbers and silent counts of the first step of a phase; size: of its batch, of all that there is."""
     from pure.planted import CONCEPTS, plant
     from sae_eraser.sae_ops.autoencoder import SAEConfig
     from sae_eraser.training import distributed
@@ -74,12 +74,13 @@ def first_step(phase: str) -> tuple[dict[str, list], dict[str, float], list[int]
     sae = new_autoencoder(SAEConfig(16, 32, "batchtopk", 2), maps.flatten(0, 1), seed=0)
     learner = Learner(sae, TrainingConfig(precision="fp32"))
     if phase == "reconstruct":
-        numbers = learner.reconstruct(maps.flatten(0, 1), 0)
+        numbers = learner.reconstruct(maps.flatten(0, 1)[:size], 0)
     else:
         task = ConceptTask(
             [[3, 20], [1, 21], [4, 22], [15, 23], [9, 24]], [group for group, _ in CONCEPTS], labels, torch.ones(5, 5)
         )
-        numbers = learner.supervise(maps, planted.unprompted.flatten(0, 1), labels.float(), task, 0)
+        batch = (maps, planted.unprompted.flatten(0, 1), labels.float())
+        numbers = learner.supervise(*(rows[:size] for rows in batch), task, 0)
     distributed.stop()
     gradients = {name: parameter.grad.tolist() for name, parameter in sae.named_parameters()}
     return gradients, {name: float(number) for name, number in numbers.items()}, learner.silent.tolist()

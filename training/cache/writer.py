@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ...sae_ops.atomic_write import DiskFull, write_atomically
+from ...sae_ops.atomic_write import DiskFull, remove_parts, write_atomically
 from .layout import Layout, layout_of
 from .manifest import MANIFEST, CacheError, CacheSettings, manifest_text, read_manifest
 from .shards import MAP_POSITIONS, checksum_path, facts_of, is_written, open_shard, read_shapes, shard_path
@@ -64,8 +64,7 @@ class CacheWriter:
             self._write(self.folder / MANIFEST, lambda part: part.write_text(manifest_text(self.settings)))
         self._begun = True
         path = shard_path(self.folder, shard)
-        for leftover in self.folder.glob(f"{path.stem}.*.part"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+        remove_parts(path)
         metadata = {MAP_POSITIONS: json.dumps(map_positions)} if map_positions else None
         self._write(path, lambda part: save_file(tensors, part, metadata))
         facts = json.dumps(facts_of(path))

@@ -17,7 +17,7 @@ from .. import distributed
 from ..build import build_saes
 from ..cache.reader import Cache
 from ..comfyui.node_options import option_of
-from ..finish import Made
+from ..finish import Made, is_made
 from ..plan import Order, plan_training
 from ..recommend import recommendation
 from ..report import write_report
@@ -68,11 +68,12 @@ def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:
     cache = Cache(options.cache, options.skip_bad_shards)
     orders = _orders(options, cache)
     plan = plan_training(cache, orders, training_config(options), groups=options.groups, extend=options.extend)
-    for order in orders:
-        check_out(order.out, options.overwrite)
+    out = Path(os.path.abspath(options.out))  # a name even of "."
+    checkpoint_folder = out.with_name(out.name.removesuffix(".safetensors") + ".training")
+    for order in orders:  # some may be written by a training that was stopped before it had written all
+        check_out(order.out, options.overwrite or (checkpoint_folder.is_dir() and is_made(plan, order)))
     if not 0 < options.memory < math.inf:
         raise ValueError(f"--memory is {options.memory}, but must be a number above 0.")
-    out = Path(os.path.abspath(options.out))  # a name even of "."
     if options.tensorboard:
         tensorboard.make_folder(options.tensorboard)
     with contextlib.closing(PROGRESS[options.progress](speaks)) as progress:
@@ -80,7 +81,7 @@ def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:
         return build_saes(
             plan,
             memory=int(options.memory * 2**30),
-            checkpoint_folder=out.with_name(out.name.removesuffix(".safetensors") + ".training"),
+            checkpoint_folder=checkpoint_folder,
             checkpoint_seconds=60 * options.checkpoint_minutes,
             restart=options.restart,
             progress=progress.show,

@@ -10,6 +10,8 @@ import torch
 class UnknownConcept(ValueError):
     """The SAE has no concept of this name."""
 
+    __module__ = "sae_eraser"  # as the page says it before the message
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -107,7 +109,7 @@ def is_named(concepts: tuple[Concept, ...], name: str) -> bool:
 
 def _comparable(name: str) -> str:
     """Whatever its case, its spaces, and the way in which its accents are written."""
-    return " ".join(unicodedata.normalize("NFC", name).casefold().replace(":", ": ").split())
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("：", ":").replace(":", ": ").split())
 
 
 def term_ranges(concepts: tuple[Concept, ...]) -> list[range]:

@@ -27,6 +27,8 @@ TRAINED_BRANCHES = ("cond", "uncond")
 class SAEFileError(ValueError):
     """The file cannot be used; the message names it, the fault and the remedy."""
 
+    __module__ = "sae_eraser"  # as the page says it before the message
+
 
 @dataclass(frozen=True)
 class SAEHeader:

@@ -14,6 +14,8 @@ from torch import nn
 class HookpointError(ValueError):
     """The model has no such hookpoint, or the hookpoint does not have what is asked of it."""
 
+    __module__ = "sae_eraser"  # as the page says it before the message
+
 
 @dataclass(frozen=True)
 class Hookpoint:

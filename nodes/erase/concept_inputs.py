@@ -9,6 +9,9 @@ from ...sae_ops.concepts import find_concept
 from ...sae_ops.erasure import BRANCHES, MODES, PAPER_COMPAT
 from ..files.sae_files import NONE_INSTALLED, LoadedSAE, fingerprint, list_erasing_saes, open_sae
 
+NO_CONCEPT = "no concept"
+"""Stands in an empty list, since ComfyUI takes a list without a choice for a missing connection."""
+
 
 def model_input() -> io.Input:
     """The MODEL that is patched."""
@@ -18,10 +21,11 @@ def model_input() -> io.Input:
 def sae_input(tooltip: str) -> io.Input:
     """The dropdown of SAE files, with that of their concepts, whose tooltip is given."""
     files = list_erasing_saes() or {NONE_INSTALLED: ()}
-    options = [
-        io.DynamicCombo.Option(name, [io.Combo.Input("concept", options=list(concepts), tooltip=tooltip)])
-        for name, concepts in files.items()
-    ]
+
+    def concept_input(concepts: tuple[str, ...]) -> io.Input:
+        return io.Combo.Input("concept", options=list(concepts) or [NO_CONCEPT], tooltip=tooltip)
+
+    options = [io.DynamicCombo.Option(name, [concept_input(concepts)]) for name, concepts in files.items()]
     return io.DynamicCombo.Input("sae", options=options, tooltip="A file from models/sae, made for this model.")
 
 
@@ -32,9 +36,9 @@ def open_choice(node: type[io.ComfyNode], sae: dict | None) -> tuple[LoadedSAE, 
     """
     if sae is None:  # ComfyUI leaves the input out if its file is not in the list
         inputs = node.hidden.prompt[node.hidden.unique_id]["inputs"]
-        sae = {"sae": inputs["sae"], "concept": inputs.get("sae.concept", "")}
+        sae = {"sae": inputs.get("sae", ""), "concept": inputs.get("sae.concept", "")}
     loaded = open_sae(sae["sae"])
-    return loaded, find_concept(loaded.header.concepts, sae.get("concept", ""))
+    return loaded, find_concept(loaded.header.concepts, str(sae.get("concept", "")))
 
 
 def fingerprint_choice(sae: dict | None) -> tuple | None:
@@ -100,10 +104,12 @@ def mask_input(verb: str) -> io.Input:
 def read_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
     """A MASK [height, width] or [masks, height, width] -> fp32 [masks, height, width] in 0 to 1.
 
-    Raises ValueError if it is of another shape, or holds NaN.
+    Raises ValueError if it is none, is of another shape, or holds NaN.
     """
     if mask is None:
         return None
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"The mask is {mask!r:.80}, but must be a MASK of another node.")
     if mask.ndim not in (2, 3) or 0 in mask.shape or mask.isnan().any():
         raise ValueError(
             f"This mask, of shape {tuple(mask.shape)}, cannot be used: it must have a height and a width, or be a "

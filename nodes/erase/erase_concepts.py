@@ -22,7 +22,7 @@ def read_concepts(text: str, concepts: tuple[Concept, ...]) -> list[tuple[str, f
     found = []
     for part in split_names(text, concepts):
         name, strength = part, 1.0
-        before, _, last = part.rpartition(":")
+        before, _, last = part.replace("：", ":").rpartition(":")
         if not is_named(concepts, part):
             with contextlib.suppress(ValueError):
                 name, strength = before, float(last)

@@ -62,6 +62,8 @@ def list_origins() -> dict[str, dict[str, str]]:
 
 def sae_path(name: str) -> Path:
     """Where this SAE file lies. Raises SAEFileError, which says where to put it, if it is not there."""
+    if not isinstance(name, str):
+        raise SAEFileError(f"The SAE is {name!r:.80}, but must be the name of a file in models/sae.")
     path = folder_paths.get_full_path(FOLDER, name)
     if path is None:
         folder = folder_paths.get_folder_paths(FOLDER)[0]

@@ -24,6 +24,8 @@ KEPT_BYTES = 512 * 2**20
 class UnwatchedLatent(ValueError):
     """No run that was watched has made this latent."""
 
+    __module__ = "sae_eraser"  # as the page says it before the message
+
 
 @dataclass(eq=False)
 class Watch:

@@ -14,6 +14,16 @@ from shapecanvas.concepts import OBJECTS, STYLES
 WEIGHTS = ROOT / "tests" / "shapecanvas" / "weights"
 OBJECTS_FILE, STYLES_FILE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_styles.safetensors"
 ERASE, LOAD = "SAEEraser_EraseConcept", "SAEEraser_LoadSAE"
+REPLACED = """kind => {
+    const old = app.graph.nodes.find(node => node.type === kind)
+    const added = LiteGraph.createNode(kind)
+    added.pos = old.pos
+    app.graph.add(added)
+    old.getInputNode(0).connect(0, added, 0)
+    for (const node of old.getOutputNodes(0)) added.connect(0, node, "model")
+    app.graph.remove(old)
+}"""
+"""Puts a new node of the kind into the place of the one that is there."""
 URL = "https://huggingface.co/someone/saes/resolve/main/"
 
 
@@ -35,6 +45,29 @@ def models(server):
     yield add
     for path in added:
         path.unlink()
+
+
+class NothingInstalled:
+    """models/sae without what was in it, until undo() is called."""
+
+    def __init__(self, folder: Path, elsewhere: Path):
+        self.folder, self.elsewhere = folder, elsewhere
+        for path in folder.iterdir():
+            path.rename(elsewhere / path.name)
+
+    def undo(self) -> None:
+        for path in self.elsewhere.iterdir():
+            path.rename(self.folder / path.name)
+
+
+@pytest.fixture
+def nothing_installed(server):
+    elsewhere = server.base / "models" / "sae elsewhere"
+    elsewhere.mkdir()
+    nothing = NothingInstalled(server.base / "models" / "sae", elsewhere)
+    yield nothing
+    nothing.undo()
+    elsewhere.rmdir()
 
 
 def erase_node(workflow: dict) -> dict:
@@ -234,6 +267,22 @@ def test_a_run_with_a_missing_file_says_what_to_do(comfy: ComfyPage, workflow):
     comfy.run()
     comfy.page.get_by_role("button", name="View details").click()
     comfy.page.get_by_text("The SAE 'gone.safetensors' is not installed. Put SAE files").first.wait_for()
+
+
+def test_a_new_node_with_no_sae_installed_says_what_to_do(comfy: ComfyPage, workflow, nothing_installed):
+    comfy.open()
+    comfy.load(workflow)
+    comfy.page.evaluate(REPLACED, ERASE)
+    assert comfy.widgets(ERASE)["sae"] == "no SAE installed"
+    assert comfy.widgets(ERASE)["sae.concept"] == "no concept"
+    comfy.run()
+    comfy.page.get_by_role("button", name="View details").click()
+    comfy.page.get_by_text("No SAE is installed. Put SAE files").first.wait_for()
+    comfy.screenshot("said")
+    nothing_installed.undo()
+    comfy.press_r()
+    comfy.choose(ERASE, "sae", OBJECTS_FILE)
+    assert sorted(comfy.options(ERASE, "sae.concept")) == sorted(OBJECTS)
 
 
 def test_a_concept_that_the_file_lacks_is_named(comfy: ComfyPage, workflow):

@@ -1,20 +1,28 @@
 """What cannot be erased is refused before sampling, with a message that names the thing and the way out."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import execution
 import folder_paths
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from pure.sae_files import rewrite
-from sae_eraser.nodes.erase.concept_inputs import open_choice
+from sae_eraser.nodes.erase.concept_inputs import NO_CONCEPT, open_choice, read_mask
 from sae_eraser.nodes.erase.erase_concept import EraseConcept
 from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
 from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.files.sae_files import NONE_INSTALLED, list_saes
+from sae_eraser.nodes.look.watching import UnwatchedLatent
+from sae_eraser.sae_ops.concepts import UnknownConcept
+from sae_eraser.sae_ops.file import SAEFileError, load_sae, save_sae
+from sae_eraser.sae_ops.formats import no_statistics
+from sae_eraser.sae_ops.hookpoints import HookpointError
+from sae_eraser.training.cache.manifest import CacheError
 from with_comfyui.random_files import write_random_sae
 from with_comfyui.sampling import erase
 
@@ -56,11 +64,43 @@ def test_the_dropdown_follows_the_folder(folder):
 
 def test_without_any_sae_the_nodes_load_and_say_where_to_put_one(folder, model):
     (folder / GOOD).unlink()
-    assert options_of(EraseConcept) == {NONE_INSTALLED: []}
+    assert options_of(EraseConcept) == {NONE_INSTALLED: [NO_CONCEPT]}
     assert LoadSAE.GET_NODE_INFO_V1()["input"]["required"]["sae_name"][1]["options"] == [NONE_INSTALLED]
-    assert_refused(model, NONE_INSTALLED, "No SAE is installed", re.escape(str(folder)), "press R", concept="")
+    assert_refused(model, NONE_INSTALLED, "No SAE is installed", re.escape(str(folder)), "press R", concept=NO_CONCEPT)
     with pytest.raises(ValueError, match="No SAE is installed"):
         LoadSAE.execute(NONE_INSTALLED)
+
+
+def test_an_sae_without_concepts_says_how_to_get_some(folder, model):
+    sae, header, _ = load_sae(folder / GOOD)
+    save_sae(folder / GOOD, sae, replace(header, concepts=()), no_statistics())
+    assert options_of(EraseConcept) == {GOOD: [NO_CONCEPT]}
+    assert_refused(model, GOOD, "has no concepts.*sae-eraser train --extend", concept=NO_CONCEPT)
+
+
+@pytest.mark.parametrize("sae", [None, 5, ["x"]])
+def test_what_is_no_name_of_a_file(folder, sae):
+    """As a program may send it."""
+    node = SimpleNamespace(hidden=SimpleNamespace(prompt={"1": {"inputs": {"sae": sae}}}, unique_id="1"))
+    with pytest.raises(SAEFileError, match=f"The SAE is {re.escape(repr(sae))}, but must be the name of a file"):
+        open_choice(node, None)
+
+
+def test_no_file_at_all(folder):
+    node = SimpleNamespace(hidden=SimpleNamespace(prompt={"1": {"inputs": {}}}, unique_id="1"))
+    with pytest.raises(SAEFileError, match="No SAE is installed"):
+        open_choice(node, None)
+
+
+def test_what_is_no_mask():
+    with pytest.raises(ValueError, match="The mask is 'white', but must be a MASK"):
+        read_mask("white")
+
+
+def test_the_page_does_not_put_a_path_before_what_is_wrong():
+    """ComfyUI names an error by its module, which of a pack is a path."""
+    for error in (CacheError, HookpointError, SAEFileError, UnknownConcept, UnwatchedLatent):
+        assert execution.full_type_name(error) == f"sae_eraser.{error.__name__}"
 
 
 def test_a_missing_file(folder, model):

@@ -11,6 +11,8 @@ CACHE_VERSION = 2
 class CacheError(ValueError):
     """The cache cannot be used; the message names the folder or file, the fault and the remedy."""
 
+    __module__ = "sae_eraser"  # as the page says it before the message
+
 
 @dataclass(frozen=True)
 class CachedImage:

@@ -10,6 +10,8 @@ from ..sae_ops.file import TRAINED_BRANCHES
 
 PRECISIONS = ("bf16", "fp32")
 ASSIGNMENTS = ("greedy", "optimal")
+DEFAULT_K = 32
+"""Latents kept for each vector."""
 
 
 @dataclass(frozen=True)

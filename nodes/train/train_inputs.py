@@ -3,13 +3,11 @@
 from comfy_api.latest import io
 
 from ...sae_ops.file import TRAINED_BRANCHES
-
-CONCEPT_WEIGHT = 0.3
-"""That of the trainer, if nothing else is asked for."""
+from ...training.config import DEFAULT_K, TrainingConfig
 
 
 def train_inputs() -> list[io.Input]:
-    """Those that the node always shows. Their defaults are the trainer's, which is not imported at ComfyUI's start."""
+    """The inputs that the node always shows."""
     return [
         io.String.Input(
             "cache",
@@ -34,10 +32,10 @@ def train_inputs() -> list[io.Input]:
             max=2**20,
             tooltip="Number of latents; 0 is 16 times the block's width. Fewer need less memory.",
         ),
-        io.Int.Input("k", default=32, min=1, max=4096, tooltip="Latents kept for each vector."),
+        io.Int.Input("k", default=DEFAULT_K, min=1, max=4096, tooltip="Latents kept for each vector."),
         io.Int.Input(
             "unsupervised_steps",
-            default=1000,
+            default=TrainingConfig.unsupervised_steps,
             min=0,
             max=10**7,
             tooltip="Steps of the first phase, which learns to reconstruct activations; 0 learns that and the concepts "
@@ -45,7 +43,7 @@ def train_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "supervised_steps",
-            default=2000,
+            default=TrainingConfig.supervised_steps,
             min=0,
             max=10**7,
             tooltip="Steps of the second phase, which binds each concept to its latents.",
@@ -55,7 +53,7 @@ def train_inputs() -> list[io.Input]:
 
 
 def advanced_train_inputs() -> list[io.Input]:
-    """Those that it shows on demand, likewise."""
+    """The inputs that the node shows on demand."""
     return [
         io.Combo.Input(
             "activation",
@@ -67,7 +65,7 @@ def advanced_train_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "vectors",
-            default=2048,
+            default=TrainingConfig.vectors,
             min=1,
             max=2**24,
             advanced=True,
@@ -75,7 +73,7 @@ def advanced_train_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "maps",
-            default=96,
+            default=TrainingConfig.maps,
             min=1,
             max=2**16,
             advanced=True,
@@ -92,7 +90,7 @@ def advanced_train_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "seed",
-            default=0,
+            default=TrainingConfig.seed,
             min=0,
             max=2**31 - 1,
             control_after_generate=False,
@@ -132,7 +130,7 @@ def advanced_train_inputs() -> list[io.Input]:
         io.Combo.Input(
             "branch",
             options=list(TRAINED_BRANCHES),
-            default="cond",
+            default=TrainingConfig.branch,
             advanced=True,
             tooltip="Which half of guidance concepts are learned from. cond: what prompts ask for, to erase it. "
             "uncond: what is drawn, whatever the prompt says, for Watch Concepts and Concept Guard; collect with "
@@ -140,7 +138,7 @@ def advanced_train_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "concept_weight",
-            default=CONCEPT_WEIGHT,
+            default=TrainingConfig.concept_weight,
             min=0.0,
             max=100.0,
             step=0.1,
@@ -150,7 +148,7 @@ def advanced_train_inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "spare_look_alikes",
-            default=False,
+            default=TrainingConfig.spare_look_alikes,
             optional=True,
             advanced=True,
             tooltip="Edit a picture only if it shows more of the concept than 90 % of the pictures of each other "

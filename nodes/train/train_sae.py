@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from ...sae_ops.autoencoder import SAEConfig
 from ...training.cache.manifest import MANIFEST, CacheError
 from ...training.cache.reader import Cache
+from ...training.config import TrainingConfig
 from ..files.cache_folders import cache_path, find_cache
 from ..files.fingerprints import NEVER_THE_SAME, is_gone, stamps
 from ..files.load_sae import SAE
@@ -15,7 +16,7 @@ from .caches import choose_hookpoint, is_trained
 from .command import in_words_of_nodes, run_command
 from .curves import draw_curves
 from .train_display import TrainDisplay
-from .train_inputs import CONCEPT_WEIGHT, advanced_train_inputs, train_inputs
+from .train_inputs import advanced_train_inputs, train_inputs
 
 
 class TrainSAE(io.ComfyNode):
@@ -69,8 +70,8 @@ class TrainSAE(io.ComfyNode):
         checkpoint_minutes,
         restart,
         skip_bad_shards,
-        concept_weight=CONCEPT_WEIGHT,
-        spare_look_alikes=False,
+        concept_weight=TrainingConfig.concept_weight,
+        spare_look_alikes=TrainingConfig.spare_look_alikes,
         **options,
     ) -> io.NodeOutput:
         """Trains, unless that was done before.

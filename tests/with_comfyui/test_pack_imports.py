@@ -36,7 +36,7 @@ def test_the_pack_imports_nothing_else_that_comfyui_has_not_imported_already(add
     assert {name.partition(".")[0] for name in added} <= {"sae_eraser", "checkout", "tomllib"}
 
 
-def test_of_the_trainer_only_what_collecting_needs_is_imported(added):
+def test_of_the_trainer_only_the_cache_and_the_defaults_are_imported(added):
     trainer = [name.removeprefix("sae_eraser.training.") for name in added if name.startswith("sae_eraser.training.")]
     of_the_cache = ["layout", "manifest", "reader", "shards", "storage", "writer"]
-    assert trainer == ["cache", *(f"cache.{name}" for name in of_the_cache), "progress", "prompts"]
+    assert trainer == ["cache", *(f"cache.{name}" for name in of_the_cache), "config", "progress", "prompts"]

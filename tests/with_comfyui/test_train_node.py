@@ -24,8 +24,7 @@ from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
 from sae_eraser.training.cli import command_line
-from sae_eraser.training.commands.train_options import DEFAULT_K
-from sae_eraser.training.config import TrainingConfig
+from sae_eraser.training.config import DEFAULT_K
 from sae_eraser.training.look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from with_comfyui.collecting import MID, UP, collector
 
@@ -260,13 +259,6 @@ def test_the_shares_by_which_look_alikes_are_told_are_the_trainers(pack):
     _, settings = TrainSAE.GET_NODE_INFO_V1()["input"]["optional"]["spare_look_alikes"]
     for share in (NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT):
         assert f" {100 * share:g} % " in settings["tooltip"]
-
-
-def test_the_defaults_are_the_trainers(pack):
-    own, theirs = inputs_of(TrainSAE), TrainingConfig()
-    for name in own.keys() & vars(theirs).keys() - {"learning_rate"}:
-        assert own[name] == getattr(theirs, name), name
-    assert own["k"] == DEFAULT_K
 
 
 def test_the_defaults_are_the_commands(pack):

@@ -17,13 +17,14 @@ from .. import distributed
 from ..build import build_saes
 from ..cache.reader import Cache
 from ..comfyui.node_options import option_of
+from ..config import DEFAULT_K
 from ..finish import Made, is_made
 from ..plan import Order, plan_training
 from ..recommend import recommendation
 from ..report import write_report
 from . import tensorboard
 from .out_file import check_out
-from .train_options import DEFAULT_K, add_options, training_config
+from .train_options import add_options, training_config
 from .train_progress import CHECK, PROGRESS, TrainProgress
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from ...sae_ops.file import TRAINED_BRANCHES
 from ..comfyui.node_options import option_of
-from ..config import ASSIGNMENTS, PRECISIONS, TrainingConfig
+from ..config import ASSIGNMENTS, DEFAULT_K, PRECISIONS, TrainingConfig
 from ..look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from .train_progress import PROGRESS
 
-DEFAULT_K = 32
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS, "branch": TRAINED_BRANCHES}
 KINDS = {"learning_rate": float, "precision": str, "concept_latents": int}
 OPTIONS = {

@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from .halves import with_note
-from .noise_levels import are_alike, noise_schedule
+from .noise_levels import is_same_schedule, noise_schedule
 
 CALLS = "sae_eraser_calls"
 """Where the calls of the model in a run are, in transformer_options."""
@@ -54,7 +54,7 @@ class Need:
     def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Raises ValueError, before the run or after it."""
         guider = executor.class_obj
-        if self.schedule and not are_alike(self.schedule, noise_schedule(guider.model_patcher)):
+        if self.schedule and not is_same_schedule(self.schedule, noise_schedule(guider.model_patcher)):
             raise ValueError(OTHER_SCHEDULE)
         # Another's too, if there is one; lists are copied by ComfyUI.
         calls = guider.model_options.get("transformer_options", {}).get(CALLS, deque())

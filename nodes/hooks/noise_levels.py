@@ -21,11 +21,11 @@ def sigma_range(model: ModelPatcher, start_percent: float, end_percent: float) -
 
 
 def noise_schedule(model: ModelPatcher) -> tuple[float, ...]:
-    """The noise levels at some shares of the sampling, by which are_alike tells whether a schedule has changed."""
+    """The noise levels at some shares of the sampling, by which is_same_schedule compares schedules."""
     sampling = model.get_model_object("model_sampling")
     return tuple(float(sampling.percent_to_sigma(percent)) for percent in (0.2, 0.4, 0.6, 0.8))
 
 
-def are_alike(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def is_same_schedule(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     """Whether two noise schedules are equal but for rounding: a GPU works one out a little differently than the CPU."""
     return all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(one, other, strict=True))

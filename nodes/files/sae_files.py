@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 import weakref
 from collections import Counter
@@ -14,7 +15,7 @@ from ...sae_ops.autoencoder import SparseAutoencoder
 from ...sae_ops.concepts import Concept, ConceptStatistics
 from ...sae_ops.file import SAEFileError, SAEHeader, is_sae_file, read_header
 from ...sae_ops.formats import open_any, recognise
-from ...sae_ops.formats.checkpoint import SETTINGS, WEIGHT_SUFFIXES
+from ...sae_ops.formats.checkpoint import SETTINGS, WEIGHT_SUFFIXES, open_checkpoint
 from .fingerprints import stamps
 
 FOLDER = "sae"
@@ -119,17 +120,24 @@ def _listings() -> dict[str, _Listing]:
 def _listing(path: str, stamp: tuple) -> _Listing | None:
     """None if the file is no SAE, whatever is wrong with it: the page needs the list of all others.
 
-    Raises OSError if it cannot be read now.
+    A damaged one is warned of, once for each state of the file, as the result is kept. Raises OSError if it cannot be
+    read now.
     """
-    identity = content_id(path)
+    file, identity = Path(path), content_id(path)
     try:
-        if not is_sae_file(Path(path)) and recognise(Path(path)):
-            return _Listing((), True, identity, "")
-        header = read_header(Path(path))
+        if not is_sae_file(file):
+            if recognise(file):
+                return _Listing((), True, identity, "")
+            open_checkpoint(file)
+            return None  # a whole file of something else
+        header = read_header(file)
         erases, url = header.branch == "cond", str(header.training.get("url", ""))
         return _Listing(_labels(header.concepts), erases, identity, url)
-    except Exception:
-        return None
+    except SAEFileError as error:
+        logging.warning("SAE Eraser: %s is not listed: %s", file.name, error)
+    except Exception as error:
+        logging.warning("SAE Eraser: %s is not listed: %r. Download or copy it again.", file.name, error)
+    return None
 
 
 def _labels(concepts: tuple[Concept, ...]) -> tuple[str, ...]:

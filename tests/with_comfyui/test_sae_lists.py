@@ -122,6 +122,32 @@ def test_a_file_that_is_no_sae_is_looked_at_once(folder, monkeypatch):
     assert list_saes() == {}
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_damaged_file_is_warned_of_once_for_each_of_its_states(folder, caplog, suffix):
+    whole, file = folder / "whole.safetensors", folder / f"half.{suffix}"
+    write_random_sae(whole, MID)
+    if suffix == "pt":
+        torch.save(load_file(whole), folder / "whole.pt")
+        whole = folder / "whole.pt"
+    for part in (3, 2):
+        file.write_bytes(whole.read_bytes()[: whole.stat().st_size // part])
+        caplog.clear()
+        assert file.name not in list_saes() | list_saes() | list_erasing_saes()
+        (warning,) = caplog.messages
+        assert f"{file.name} is not listed: {file} " in warning and "again" in warning
+    file.write_bytes(whole.read_bytes())
+    caplog.clear()
+    list_saes()
+    assert caplog.messages == []
+
+
+def test_whole_files_of_something_else_are_left_out_without_a_word(folder, caplog):
+    save_file({"weights": torch.ones(4, 4)}, folder / "lora.safetensors")
+    torch.save({"cat": {"percentile": 99.9, "multiplier": -1.0}}, folder / "class_params.pth")
+    torch.save({0: torch.ones(2)}, folder / "numbers.pt")
+    assert list_saes() == {} and caplog.messages == []
+
+
 def test_what_describes_another_tools_sae_is_read_when_it_comes_or_changes(folder):
     weights = {"W_enc": torch.randn(8, 32), "b_enc": torch.zeros(32), "W_dec": torch.randn(32, 8)}
     save_file(weights | {"b_dec": torch.zeros(8)}, folder / "sae_weights.safetensors")

@@ -4,6 +4,7 @@ The table is computed from the model's structure, so any UNet that ComfyUI build
 made of the blocks in TRANSFORMERS.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -86,6 +87,11 @@ TRANSFORMERS = tuple(
     )
 )
 """Chroma and HunyuanVideo are built of Flux's blocks, Z-Image of Lumina 2's."""
+_UNET_NAMES = re.compile(
+    r"(down|up)_blocks\.\d+\.(attentions|resnets|downsamplers|upsamplers)\.\d+|mid_block\.(attentions|resnets)\.\d+|"
+    r"(input|output)_blocks\.\d+\.\d+|middle_block\.\d+"
+)
+"""All names and module paths that _walk_unet can give."""
 
 
 def list_hookpoints(diffusion_model: nn.Module) -> list[Hookpoint]:
@@ -163,10 +169,22 @@ def find_hookpoint(diffusion_model: nn.Module, name: str) -> Hookpoint:
 
     Raises HookpointError, which lists those the model has.
     """
-    wanted = name.strip()
+    return choose_hookpoint(list_hookpoints(diffusion_model), _bare(name), "model")
+
+
+def is_hookpoint_name(name: str) -> bool:
+    """Whether find_hookpoint could find this name or module path in some model."""
+    blocks, _, index = _bare(name).rpartition(".")
+    lists = {listed for row in TRANSFORMERS for listed in (row.name, row.path)}
+    return bool(_UNET_NAMES.fullmatch(_bare(name))) or (blocks in lists and index.isdecimal())
+
+
+def _bare(name: str) -> str:
+    """The name without what may stand before it."""
+    name = name.strip()
     for prefix in ("unet.", "transformer.", "diffusion_model."):
-        wanted = wanted.removeprefix(prefix)
-    return choose_hookpoint(list_hookpoints(diffusion_model), wanted, "model")
+        name = name.removeprefix(prefix)
+    return name
 
 
 def choose_hookpoint(hookpoints: list[Hookpoint], name: str, owner: str) -> Hookpoint:

@@ -1,5 +1,6 @@
 """Hookpoints in text encoders: the outputs of CLIP's layers, under diffusers' names and ComfyUI's paths."""
 
+import re
 from typing import Any
 
 from torch import nn
@@ -8,11 +9,20 @@ from .hookpoints import Hookpoint, HookpointError, choose_hookpoint
 
 TEXT_ENCODERS = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
 """ComfyUI's names and those in diffusers' pipelines."""
+_NAMES = re.compile(
+    rf"({'|'.join(TEXT_ENCODERS.values())}|({'|'.join(TEXT_ENCODERS)})\.transformer)\.text_model\.encoder\.layers\.\d+"
+)
+"""All names and module paths that list_text_hookpoints can give."""
 
 
 def is_text_hookpoint(name: str) -> bool:
     """Whether a hookpoint of this name or module path is in a text encoder."""
     return name.strip().partition(".")[0] in {*TEXT_ENCODERS, *TEXT_ENCODERS.values()}
+
+
+def is_text_hookpoint_name(name: str) -> bool:
+    """Whether find_text_hookpoint could find this name or module path in some text encoder."""
+    return bool(_NAMES.fullmatch(name.strip()))
 
 
 def list_text_hookpoints(text_encoder: nn.Module) -> list[Hookpoint]:

@@ -91,6 +91,68 @@ def test_what_is_missing_is_asked_for(out, capsys, arguments, words):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "name, known",
+    [
+        ("SD1.5", "SD15"),
+        ("SD 1.5", "SD15"),
+        ("sd15", "SD15"),
+        ("stable-diffusion-v1-5", "SD15"),
+        ("SD2.1", "SD20"),
+        ("stable-diffusion-xl", "SDXL"),
+        ("stable-diffusion-xl-base-1.0", "SDXL"),
+        ("flux.1-dev", "Flux"),
+        ("Z-Image", "ZImage"),
+    ],
+)
+def test_another_spelling_of_a_model_family_is_refused_with_comfyuis(out, capsys, name, known):
+    """The nodes compare the names."""
+    assert main(["import", str(SPARSIFY), "--out", str(out), *PLACE[:3], name]) == 1
+    message = f"sae-eraser: ComfyUI calls the model family '{name}' {known}. Pass --model-family {known}.\n"
+    assert capsys.readouterr().err == message and not out.exists()
+
+
+def test_a_model_family_that_is_not_known_is_taken_with_a_note(out, capsys):
+    assert main(["import", str(SPARSIFY), "--out", str(out), *PLACE[:3], "NewModel"]) == 0
+    assert "Note: the model family NewModel is not known here." in capsys.readouterr().out
+    assert load_sae(out)[1].model_family == "NewModel"
+    assert main(["import", str(SPARSIFY), "--out", str(out), *PLACE, "--overwrite"]) == 0
+    assert "Note" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mid_blok",
+        "mid_blok.attentions.0",
+        "mid_block",
+        "up_blocks.1",
+        "up_blocks.1.attention.1",
+        "text_encoder.layers.8",
+    ],
+)
+def test_a_hookpoint_that_no_model_can_have_is_refused_with_examples(out, capsys, name):
+    assert main(["import", str(SPARSIFY), "--out", str(out), "--hookpoint", name, *PLACE[2:]]) == 1
+    message = capsys.readouterr().err
+    assert f"No model has a hookpoint '{name}'" in message and "e.g. up_blocks.1.attentions.1" in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "output_blocks.4.1",
+        "diffusion_model.middle_block.1",
+        "transformer.single_transformer_blocks.12",
+        "double_blocks.3",
+        "text_encoder_2.text_model.encoder.layers.30",
+        "clip_l.transformer.text_model.encoder.layers.8",
+    ],
+)
+def test_every_kind_of_hookpoint_can_be_given(out, name):
+    assert main(["import", str(SPARSIFY), "--out", str(out), "--hookpoint", name, *PLACE[2:]]) == 0
+
+
 def test_a_file_that_exists_is_kept(out, capsys):
     out.parent.mkdir()
     out.write_text("mine")

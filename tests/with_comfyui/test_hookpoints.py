@@ -8,7 +8,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.utils import unet_to_diffusers
 
 from sae_eraser.nodes.hooks.forward_hooks import BlockHook
-from sae_eraser.sae_ops.hookpoints import HookpointError, find_hookpoint, list_hookpoints
+from sae_eraser.sae_ops.hookpoints import HookpointError, find_hookpoint, is_hookpoint_name, list_hookpoints
 from with_comfyui.small_models import call_model, relative_error, with_recorder
 
 SD15 = {
@@ -71,6 +71,11 @@ def test_a_block_has_diffusers_name_and_comfyuis_path(unets, family, name, path)
     assert (by_name.name, by_name.path) == (name, path)
     for other in (path, f"unet.{name}", f"diffusion_model.{path}", f" {name} "):
         assert find_hookpoint(unets[family], other) == by_name
+
+
+def test_all_names_and_paths_are_known_as_such(unets):
+    for point in (point for unet in unets.values() for point in list_hookpoints(unet)):
+        assert all(is_hookpoint_name(name) for name in (point.name, point.path, f"unet.{point.name}"))
 
 
 @pytest.mark.parametrize("family, config", [("SD15", SD15), ("SDXL", SDXL)])

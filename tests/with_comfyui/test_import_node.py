@@ -4,6 +4,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import comfy.supported_models
 import folder_paths
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from sae_eraser.nodes.train.import_sae import ImportSAE
 from sae_eraser.training.concept_tables import Settings
+from sae_eraser.training.model_families import MODEL_FAMILIES, other_spelling_of
 
 REFERENCES = Path(__file__).parents[1] / "pure" / "references"
 PLACE = {"hookpoint": "up_blocks.1.attentions.1", "model_family": "SD15"}
@@ -66,6 +68,12 @@ def test_the_same_import_is_not_refused_when_comfyui_runs_the_node_again(saes):
     assert sorted(path.name for path in saes.iterdir()) == ["imported.safetensors", "theirs"]
     with pytest.raises(ValueError, match="imported.safetensors exists. Choose another name, or set overwrite"):
         run(**{**PLACE, "hookpoint": "mid_block.attentions.0"})
+
+
+def test_no_model_family_of_comfyui_is_taken_for_another_spelling():
+    names = {family.__name__ for family in comfy.supported_models.models}
+    assert set(MODEL_FAMILIES) <= names
+    assert not any(other_spelling_of(name) for name in names)
 
 
 def test_comfyui_runs_the_node_again_when_the_sae_is_gone(saes):

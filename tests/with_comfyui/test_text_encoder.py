@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from sae_eraser.nodes.hooks.forward_hooks import BlockHook
 from sae_eraser.nodes.hooks.text_hooks import get_text_hooks, resolve_text_hookpoint, with_text_hooks
 from sae_eraser.sae_ops.hookpoints import HookpointError
-from sae_eraser.sae_ops.text_hookpoints import list_text_hookpoints
+from sae_eraser.sae_ops.text_hookpoints import is_text_hookpoint_name, list_text_hookpoints
 from with_comfyui.small_models import randomize, relative_error
 
 SMALL = {"num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
@@ -67,6 +67,7 @@ def recorder(clip):
 
 def test_layers_have_diffusers_names(family, clip):
     points = list_text_hookpoints(clip.cond_stage_model)
+    assert all(is_text_hookpoint_name(name) for point in points for name in (point.name, point.path))
     assert [(point.name, point.path, point.width) for point in points] == [
         (
             f"{theirs}.text_model.encoder.layers.{layer}",

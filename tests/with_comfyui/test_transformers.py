@@ -6,7 +6,7 @@ from comfy_extras.nodes_flux import FluxKVCache
 
 from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint, with_hooks
 from sae_eraser.nodes.hooks.forward_hooks import BlockHook
-from sae_eraser.sae_ops.hookpoints import list_hookpoints
+from sae_eraser.sae_ops.hookpoints import is_hookpoint_name, list_hookpoints
 from with_comfyui.small_models import call_model, relative_error, with_recorder
 from with_comfyui.small_transformers import CONFIGS, TEXT, small_transformer
 
@@ -62,6 +62,7 @@ def random_inputs(family: str, size: tuple[int, ...]) -> dict:
 
 def test_blocks_have_diffusers_names_in_their_order(family, transformer):
     points = list_hookpoints(transformer.model.diffusion_model)
+    assert all(is_hookpoint_name(name) for point in points for name in (point.name, point.path))
     assert [point.name for point in points] == NAMES[family]
     assert all(resolve_hookpoint(transformer, f"transformer.{point.path}") == point for point in points)
 

@@ -9,7 +9,10 @@ from ...sae_ops.description import describe_file
 from ...sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ...sae_ops.formats import known_formats, no_statistics, read_foreign
 from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
+from ...sae_ops.hookpoints import is_hookpoint_name
+from ...sae_ops.text_hookpoints import is_text_hookpoint_name
 from ..concept_tables import Settings, concepts_of_table, read_settings
+from ..model_families import MODEL_FAMILIES, other_spelling_of
 from .out_file import check_out
 
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")
@@ -84,6 +87,7 @@ def run(options: argparse.Namespace) -> None:
     default = Settings(options.percentile, options.multiplier)
     if not default.are_possible:
         raise ValueError("--percentile must be at least 0 and below 100, and --multiplier a finite number.")
+    _check_place(options)
     path = _local(options.path)
     if is_sae_file(path):
         raise ValueError(f"{path} is an SAE file already. Put it into ComfyUI's models/sae.")
@@ -100,6 +104,24 @@ def run(options: argparse.Namespace) -> None:
     save_sae(options.out, foreign.autoencoder, header, statistics)
     print(f"imported from {foreign.format}")
     print(describe_file(options.out))
+    if options.model_family and header.model_family not in MODEL_FAMILIES:
+        print(
+            f"Note: the model family {header.model_family} is not known here. The SAE is of use only for models that "
+            "ComfyUI itself calls so; the node Import SAE lists all its names."
+        )
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    """Raises ValueError if no model can have this hookpoint, or if ComfyUI calls the model family otherwise."""
+    point, family = options.hookpoint, options.model_family
+    if point and not is_hookpoint_name(point) and not is_text_hookpoint_name(point):
+        raise ValueError(
+            f"No model has a hookpoint '{point}'. Pass --hookpoint as diffusers names blocks, e.g. "
+            "up_blocks.1.attentions.1, mid_block.attentions.0, transformer_blocks.5 or "
+            "text_encoder.text_model.encoder.layers.8, or a module path of ComfyUI's model, e.g. output_blocks.4.1."
+        )
+    if family and (known := other_spelling_of(family)):
+        raise ValueError(f"ComfyUI calls the model family '{family}' {known}. Pass --model-family {known}.")
 
 
 def _placed(header: SAEHeader, options: argparse.Namespace, name: str) -> SAEHeader:

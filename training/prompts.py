@@ -27,7 +27,8 @@ def read_prompts(text: str) -> list[LabelledPrompt]:
     """JSON lines or CSV with a header -> prompts. "prompt" is the text, every other field a group of labels.
 
     JSON: {"prompt": "a star in neon style", "object": "star", "style": "neon"}; lists hold several labels.
-    CSV: prompt,object,style; several labels of a field are separated by ";". Empty fields are no label.
+    CSV: prompt,object,style; several labels of a field are separated by ";". Empty fields are no label. Where the
+    header has no comma, tabs or ";" separate the fields; several labels are in quotes then, as Excel writes them.
     Raises ValueError that names the line.
     """
     # str.splitlines would also split at the separators, such as U+2028, that a JSON string may hold
@@ -57,13 +58,21 @@ def _json_row(number: int, line: str) -> dict:
             f"Line {number} of the prompts names '{twice[0]}' twice. Put several labels of a group into a list: "
             f"{line[:80]}"
         )
-    return dict(fields)
+    return json.loads(line)
 
 
 def _csv_rows(lines: list[tuple[int, str]]) -> list[dict]:
-    reader = csv.DictReader((f"{line}\n" for _, line in lines), skipinitialspace=True, strict=True)
+    header = lines[0][1] if lines else ""
+    separator = next((mark for mark in ",\t;" if mark in header), ",")
+    text = (f"{line}\n" for _, line in lines)
+    reader = csv.DictReader(text, delimiter=separator, skipinitialspace=True, strict=True)
     try:
         names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        if lines and "prompt" not in names:
+            raise ValueError(
+                "The first line of the prompts must be a header such as prompt,object,style, separated by commas, or "
+                f"each line a JSON object. Write a header above the prompts. The first line is: {header[:80]}"
+            )
         twice = [name for name in names if name and names.count(name) > 1]
         if twice:
             raise ValueError(
@@ -75,7 +84,7 @@ def _csv_rows(lines: list[tuple[int, str]]) -> list[dict]:
         number, line = lines[reader.line_num]  # the first line after those that have been understood
         raise ValueError(
             f"Line {number} of the prompts is neither a JSON object nor CSV ({error}). A field that begins with a "
-            f"quote must end with one, right before the comma, and have those inside it doubled: {line[:80]}"
+            f"quote must end with one, right before the separator, and have those inside it doubled: {line[:80]}"
         ) from error
 
 
@@ -84,8 +93,8 @@ def _labelled(number: int, row: dict) -> LabelledPrompt:
         raise ValueError(f"Entry {number} of the prompts has no text under 'prompt': {str(row)[:80]}")
     if None in row:  # csv's key for what the header has no name for
         raise ValueError(
-            f"Entry {number} of the prompts has more fields than the header. Put prompts with commas in quotes: "
-            f"{row['prompt'][:80]}"
+            f"Entry {number} of the prompts has more fields than the header. Put fields with commas, or what "
+            f"else separates the fields, in quotes: {row['prompt'][:80]}"
         )
     labels = {}
     for group, value in row.items():

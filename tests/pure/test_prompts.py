@@ -30,6 +30,19 @@ def test_a_field_may_hold_several_labels(text):
     assert read_prompts(text) == [LabelledPrompt("two", {"object": ("star", "ring")})]
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_csv_may_have_another_separator_as_excel_writes_it(mark):
+    lines = ("prompt|object|style", "a star, in neon style|star|neon", 'two|"star;ring"|', "one")
+    text = "\n".join(lines).replace("|", mark)
+    assert read_prompts(text) == [
+        LabelledPrompt("a star, in neon style", {"object": ("star",), "style": ("neon",)}),
+        LabelledPrompt("two", {"object": ("star", "ring")}),
+        LabelledPrompt("one", {}),
+    ]
+    with pytest.raises(ValueError, match="Entry 1 .* more fields than the header"):
+        read_prompts(f"prompt{mark}object\ntwo{mark}star{mark}ring")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -96,8 +109,11 @@ def test_a_broken_json_line_is_named_by_its_number_in_the_text():
         ('{"prompt": 3}', "Entry 1 .*'prompt'"),
         ('{"prompt": "a", "object": 3}', "Entry 1 .*'object'.*3"),
         ('{"prompt": "a", "object": ["star", 3]}', "Entry 1 .*'object'"),
-        ("object,style\nstar,neon", "Entry 1 .*'prompt'"),
-        ("just some words", "prompts"),
+        ('{"prompt": "a", "object": {"x": 1}}', "Entry 1 .*'object' must be a name or a list of names, not {'x': 1}"),
+        ('{"prompt": "a", "object": [{"x": 1}]}', "Entry 1 .*'object' must be a name .*, not \\[{'x': 1}\\]"),
+        ("object,style\nstar,neon", "first line .* must be a header such as prompt,object,style, .*: object,style$"),
+        ("just some words", "first line .* must be a header"),
+        ("a star\na heart", "first line .* must be a header .*: a star$"),
     ],
 )
 def test_what_is_no_labelled_prompt_is_named(text, message):

@@ -82,12 +82,10 @@ class CacheWriter:
                 f"{self.folder} holds a cache of another model. It has: {'; '.join(was)}. Now there is: "
                 f"{'; '.join(now)}. Choose another name, or connect the model that was collected."
             )
-        names = [each.name for each in fields(CacheSettings) if each.name != "source"]
-        differing = [name for name in names if getattr(found, name) != getattr(own, name)]
-        if differing:
+        if differences := _differences(found, own):
             raise CacheError(
-                f"{self.folder} holds a cache made with other settings ({', '.join(differing)}). Choose another name, "
-                "or delete that folder."
+                f"{self.folder} holds a cache made with other settings ({'; '.join(differences)}). Choose another "
+                "name, or delete that folder."
             )
         return True
 
@@ -98,3 +96,17 @@ class CacheWriter:
             raise CacheError(
                 f"The disk of {self.folder} is full. Free some space and run the same again: it goes on at {path.name}."
             ) from error
+
+
+def _differences(found: CacheSettings, own: CacheSettings) -> list[str]:
+    """What the settings differ in besides the model's source, with what was found and what is wanted."""
+    differences = []
+    for name in (each.name for each in fields(CacheSettings) if each.name != "source"):
+        was, now = getattr(found, name), getattr(own, name)
+        if name == "images":
+            differences += ["prompts, labels, seeds or first_seed differ"] if was != now else []
+            continue
+        before, after = (value if isinstance(value, dict) else {name: value} for value in (was, now))
+        pairs = {key: (before.get(key, "missing"), after.get(key, "missing")) for key in before | after}
+        differences += [f"{key} was {was}, is {now}" for key, (was, now) in pairs.items() if was != now]
+    return differences

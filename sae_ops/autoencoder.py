@@ -35,8 +35,9 @@ class SAEConfig:
         for name in ("d_in", "n_latents", "k"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a whole number.")
-        if self.d_in < 1:
-            raise ValueError(f"d_in is {self.d_in}, but must be at least 1.")
+        for name in ("d_in", "n_latents"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.d_in * self.n_latents >= 2**60:
             raise ValueError(f"{self.n_latents} latents of width {self.d_in} are more than any memory holds.")
         if not 0 < self.k <= self.n_latents:

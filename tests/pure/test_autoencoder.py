@@ -83,6 +83,13 @@ def test_a_k_outside_the_latents_is_refused(k):
         SAEConfig(12, 24, "topk", k)
 
 
+@pytest.mark.parametrize("size", [{"n_latents": -5}, {"n_latents": 0}, {"d_in": 0}])
+def test_a_size_below_one_is_said_before_anything_else(size):
+    ((name, value),) = size.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}, but must be at least 1"):
+        SAEConfig(**{"d_in": 12, "n_latents": 24} | size)
+
+
 def test_an_unknown_activation_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="'gelu'.*topk, batchtopk, jumprelu, relu"):
         SAEConfig(12, 24, "gelu", 4)

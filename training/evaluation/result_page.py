@@ -22,7 +22,8 @@ tr.mean { font-weight: 600 } table.scores { font-size: 14px; margin: 1rem 0 }
 table.scores td, table.scores th { border-bottom: 1px solid #eef0f3 }
 dt { font-weight: 600; float: left; clear: left; width: 6.5rem } dd { margin-left: 6.5rem; color: #57606f }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; margin: .5rem 0 1rem }
-.pair { border: 1px solid #e3e6ea; border-radius: 8px; padding: .6rem; font-size: 13px; line-height: 1.35 }
+.pair { border: 1px solid #e3e6ea; border-radius: 8px; padding: .6rem; font-size: 13px; line-height: 1.35;
+  overflow-wrap: anywhere }
 .pair > div { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; margin-top: .4rem }
 figure { margin: 0 } figure img { width: 100%; border-radius: 4px; display: block; background: #f2f4f7 }
 img.small { image-rendering: pixelated } figcaption { margin-top: .25rem }

@@ -7,7 +7,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from .fingerprints import note_written
-from .output_paths import is_usable_name
+from .output_paths import USABLE, is_usable_name
 from .sae_files import FOLDER, open_sae
 
 
@@ -18,7 +18,7 @@ def new_sae_path(name: str) -> Path:
     path = Path(os.path.normpath(root / f"{bare}.safetensors"))  # links within it may lead to another disk
     usable = bare and path.is_relative_to(root) and is_usable_name(str(path.relative_to(root)))
     if not usable or path.stem != Path(bare).name:
-        raise ValueError(f"'{name}' is no usable name for an SAE file. Use letters, digits, '-' and '_'.")
+        raise ValueError(f"'{name}' is no usable name for an SAE file. {USABLE}")
     return path
 
 

@@ -239,6 +239,7 @@ def test_a_linked_folder_of_models_sae_is_used(train, started, saes, tmp_path):
         ({"name": " "}, "no usable name"),
         ({"name": "mine:x"}, "no usable name"),
         ({"name": "aux/mine"}, "no usable name"),
+        ({"name": 300 * "a"}, "no usable name .* at most 200 in all"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_a_process_starts(train, started, changed, message):

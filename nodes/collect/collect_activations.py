@@ -238,6 +238,6 @@ def _summary(writer: CacheWriter) -> str:
     missing, shards = len(writer.missing()), writer.settings.shards
     if missing:
         return f"{writer.folder} has {shards - missing} of {shards} shards. The others come from the other machines."
-    return (
-        f"{writer.folder} is complete: {len(writer.settings.images)} pictures, {size_text(Cache(writer.folder).bytes)}."
-    )
+    pictures = len(writer.settings.images)
+    size = size_text(Cache(writer.folder).bytes)
+    return f"{writer.folder} is complete: {pictures} {'picture' if pictures == 1 else 'pictures'}, {size}."

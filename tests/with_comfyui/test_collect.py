@@ -15,6 +15,7 @@ from sae_eraser.nodes.even_spread import spread
 from sae_eraser.nodes.sample.prompt_batch import sample_prompts
 from sae_eraser.sae_ops.file import read_header
 from sae_eraser.training.cache.reader import Cache
+from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.cli import main
 from with_comfyui.collecting import KEEP, MID, PROMPTS, SAMPLING, UP, activations, collector, sigmas
 from with_comfyui.sampling import split_guidance, with_probe
@@ -251,14 +252,21 @@ def test_maps_that_another_node_scales_for_some_steps_are_refused(collect, world
     assert Cache(cache).map_positions(MID) == 64
 
 
+def test_what_is_complete_is_counted(collect):
+    for seeds, said in ((1, "is complete: 1 picture, "), (2, "is complete: 2 pictures, ")):
+        folder = collect(f"of {seeds}", hookpoints=TEXT, prompts='{"prompt": "a star"}', seeds=seeds)
+        assert said in collect_activations._summary(CacheWriter(folder, Cache(folder).settings))
+
+
 def test_oblong_pictures_can_be_collected(collect):
     assert activations(collect(width=72, height=56, seeds=1), MID).shape == (4, 2, 20, 128)
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../x", "/tmp/x", "a/b", "", " ", ".", "mine:x", "CON", "nul.old", "what?", "a."]
+    "name",
+    ["..", "../x", "/tmp/x", "a/b", "", " ", ".", "mine:x", "CON", "nul.old", "what?", "a.", 201 * "a", 67 * "星"],
 )
-def test_a_name_that_leads_out_of_the_folder_or_that_windows_does_not_take_is_refused(collect, tmp_path, name):
+def test_a_name_that_leads_out_of_the_folder_or_that_some_system_does_not_take_is_refused(collect, tmp_path, name):
     with pytest.raises(ValueError, match="no usable name"):
         collect(name)
     assert not list(tmp_path.rglob("manifest.json"))

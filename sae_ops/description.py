@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from .concepts import Concept
-from .file import SAEFileError, SAEHeader, read_header
 from .formats import is_ours, read_foreign
+from .sae_file import SAEFileError, SAEHeader, read_header
 
 EXPLAINED = 0.6
 """Concepts whose latents explain less of what their name brings are named."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..sae_ops.file import save_sae
+from ..sae_ops.sae_file import save_sae
 from . import distributed
 from .assign import assign_latents, carriers_of, latent_means, latent_scores, similarity
 from .calibrate import estimate_threshold

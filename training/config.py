@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..sae_ops.bf16 import is_fast_at_bf16
-from ..sae_ops.file import TRAINED_BRANCHES
+from ..sae_ops.sae_file import TRAINED_BRANCHES
 
 PRECISIONS = ("bf16", "fp32")
 ASSIGNMENTS = ("greedy", "optimal")

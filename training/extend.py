@@ -7,7 +7,7 @@ import torch
 
 from ..sae_ops.autoencoder import SparseAutoencoder
 from ..sae_ops.concepts import ConceptStatistics
-from ..sae_ops.file import SAEHeader, load_sae
+from ..sae_ops.sae_file import SAEHeader, load_sae
 from .cache.reader import Cache
 
 

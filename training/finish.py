@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..sae_ops.concepts import Concept, ConceptStatistics
-from ..sae_ops.file import SAEFileError, SAEHeader, read_header
+from ..sae_ops.sae_file import SAEFileError, SAEHeader, read_header
 from .assign import companions, latent_means, latent_scores
 from .calibrate import concept_statistics, estimate_threshold, typical_multiplier
 from .distributed import device

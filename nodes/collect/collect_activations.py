@@ -6,8 +6,8 @@ from dataclasses import asdict
 import comfy.model_management
 from comfy_api.latest import io, ui
 
-from ...sae_ops.file import HOOKED_TENSORS
 from ...sae_ops.hookpoints import Hookpoint
+from ...sae_ops.sae_file import HOOKED_TENSORS
 from ...sae_ops.text_hookpoints import is_text_hookpoint
 from ...training.cache.manifest import CachedImage, CacheSettings
 from ...training.cache.reader import Cache

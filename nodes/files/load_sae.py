@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ...sae_ops.file import SAEFileError
+from ...sae_ops.sae_file import SAEFileError
 from .sae_files import NONE_INSTALLED, fingerprint, list_origins, list_saes, open_sae, sae_path
 
 SAE = io.Custom("SAE")

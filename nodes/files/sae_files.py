@@ -13,9 +13,9 @@ import folder_paths
 
 from ...sae_ops.autoencoder import SparseAutoencoder
 from ...sae_ops.concepts import Concept, ConceptStatistics
-from ...sae_ops.file import SAEFileError, SAEHeader, is_sae_file, read_header
 from ...sae_ops.formats import open_any, recognise
 from ...sae_ops.formats.checkpoint import SETTINGS, WEIGHT_SUFFIXES, open_checkpoint
+from ...sae_ops.sae_file import SAEFileError, SAEHeader, is_sae_file, read_header
 from .fingerprints import stamps
 
 FOLDER = "sae"

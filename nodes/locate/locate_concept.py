@@ -6,9 +6,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ...sae_ops.atomic_write import write_atomically
-from ...sae_ops.file import HOOKED_TENSORS
 from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
+from ...sae_ops.sae_file import HOOKED_TENSORS
 from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written
 from ..files.output_paths import output_path
 from ..hooks.block_hooks import model_family

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...sae_ops.autoencoder import SAEConfig
-from ...sae_ops.file import SAEFileError, read_header
+from ...sae_ops.sae_file import SAEFileError, read_header
 from ...training.cache.manifest import CacheError
 from ...training.cache.reader import Cache
 

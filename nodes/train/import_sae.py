@@ -8,7 +8,7 @@ import comfy.supported_models
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ...sae_ops.file import HOOKED_TENSORS
+from ...sae_ops.sae_file import HOOKED_TENSORS
 from ..files.fingerprints import NEVER_THE_SAME, is_gone, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ...sae_ops.file import TRAINED_BRANCHES
+from ...sae_ops.sae_file import TRAINED_BRANCHES
 from ...training.config import DEFAULT_K, TrainingConfig
 
 

@@ -1,4 +1,4 @@
-"""SAEs that other tools have written, recognised by what is in their files; writing ours is sae_ops.file."""
+"""SAEs that other tools have written, recognised by what is in their files; writing ours is sae_ops.sae_file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 from ..autoencoder import SparseAutoencoder
 from ..concepts import ConceptStatistics
-from ..file import HOOKED_TENSORS, SAEFileError, SAEHeader, is_sae_file, load_sae
+from ..sae_file import HOOKED_TENSORS, SAEFileError, SAEHeader, is_sae_file, load_sae
 from .checkpoint import WEIGHT_SUFFIXES, Checkpoint, open_checkpoint
 from .origin import named_origin
 from .table import FORMATS, Format
@@ -100,7 +100,7 @@ def open_any(path: Path) -> tuple[SparseAutoencoder, SAEHeader, ConceptStatistic
 
 
 def is_ours(path: Path) -> bool:
-    """Whether sae_ops.file is to read it, and to say what is wrong with it."""
+    """Whether sae_ops.sae_file is to read it, and to say what is wrong with it."""
     return is_sae_file(path) or not path.exists() or (path.suffix == ".safetensors" and not recognise(path))
 
 

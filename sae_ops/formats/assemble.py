@@ -3,7 +3,7 @@
 import torch
 
 from ..autoencoder import SAEConfig, SparseAutoencoder
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 from .checkpoint import Checkpoint
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 from .restricted_pickle import read_torch_file
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")

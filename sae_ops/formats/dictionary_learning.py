@@ -4,7 +4,7 @@ The class is told from the tensors, except that only the settings tell TopK from
 """
 
 from ..autoencoder import SparseAutoencoder
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 from .assemble import assemble, unit_decoder
 from .checkpoint import Checkpoint
 from .saelens import ungated

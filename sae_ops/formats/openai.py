@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..autoencoder import SparseAutoencoder
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 from .assemble import assemble
 from .checkpoint import Checkpoint
 from .restricted_pickle import read_torch_file

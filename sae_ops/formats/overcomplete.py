@@ -8,7 +8,7 @@ threshold of BatchTopK is in it.
 import torch
 
 from ..autoencoder import SparseAutoencoder
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 from .assemble import assemble
 from .checkpoint import Checkpoint
 

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO
 
 import torch
 
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 
 ZIP = b"PK\x03\x04"
 """How a file of torch.save begins."""

@@ -8,7 +8,7 @@ import json
 import torch
 
 from ..autoencoder import SparseAutoencoder
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 from .assemble import assemble, unit_decoder
 from .checkpoint import Checkpoint
 

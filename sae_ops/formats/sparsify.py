@@ -4,7 +4,7 @@ cfg.json and sae.safetensors: encoder.weight [n, d], encoder.bias [n], W_dec [n,
 """
 
 from ..autoencoder import SparseAutoencoder
-from ..file import SAEFileError
+from ..sae_file import SAEFileError
 from .assemble import assemble
 from .checkpoint import Checkpoint
 

@@ -8,7 +8,7 @@ import pytest
 
 from browser.comfy_page import WIDGETS, ComfyPage
 from checkout import ROOT
-from sae_eraser.sae_ops.file import load_sae, save_sae
+from sae_eraser.sae_ops.sae_file import load_sae, save_sae
 from shapecanvas.concepts import OBJECTS, STYLES
 
 WEIGHTS = ROOT / "tests" / "shapecanvas" / "weights"

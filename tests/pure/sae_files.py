@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pure.random_sae import CONCEPTS, random_sae, random_statistics
-from sae_eraser.sae_ops.file import SAEHeader, save_sae
+from sae_eraser.sae_ops.sae_file import SAEHeader, save_sae
 
 
 def header_of(sae) -> SAEHeader:

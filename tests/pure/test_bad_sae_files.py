@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pure.sae_files import rewrite, write_good_file
-from sae_eraser.sae_ops.file import SAEFileError, load_sae, read_header
+from sae_eraser.sae_ops.sae_file import SAEFileError, load_sae, read_header
 
 DISC = {"name": "disc", "group": "object", "latents": [0]}
 

@@ -11,7 +11,7 @@ from pure.training_runs import train
 from sae_eraser.sae_ops.concepts import detecting_terms
 from sae_eraser.sae_ops.description import EXPLAINED, describe
 from sae_eraser.sae_ops.edit import ConceptEdit, Erasure
-from sae_eraser.sae_ops.file import SAEHeader, load_sae, read_header
+from sae_eraser.sae_ops.sae_file import SAEHeader, load_sae, read_header
 from sae_eraser.sae_ops.scores import concept_scores
 from sae_eraser.training.cache.manifest import CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter

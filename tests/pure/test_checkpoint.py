@@ -11,7 +11,7 @@ import torch
 
 from pure.planted import plant, write_cache
 from pure.training_runs import FINISHING, SUPERVISING, train, train_and_kill, train_elsewhere
-from sae_eraser.sae_ops.file import save_sae
+from sae_eraser.sae_ops.sae_file import save_sae
 from sae_eraser.training import build
 from sae_eraser.training import checkpoint as checkpoint_module
 from sae_eraser.training.checkpoint import Checkpoints

@@ -17,7 +17,7 @@ from checkout import ROOT
 from pure.planted import plant, write_cache
 from pure.sae_files import rewrite, write_good_file
 from pure.training_runs import train
-from sae_eraser.sae_ops.file import load_sae, set_training_fact
+from sae_eraser.sae_ops.sae_file import load_sae, set_training_fact
 from sae_eraser.training.cli import command_line, main
 
 

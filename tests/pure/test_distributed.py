@@ -11,7 +11,7 @@ import torch
 from checkout import ROOT
 from pure.planted import HOOKPOINT, WIDTH, plant
 from pure.two_processes import complaint, first_latents, first_step, in_two_processes, training
-from sae_eraser.sae_ops.file import load_sae, read_header
+from sae_eraser.sae_ops.sae_file import load_sae, read_header
 from sae_eraser.training import distributed
 from sae_eraser.training.cache.manifest import CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter

@@ -17,8 +17,8 @@ from checkout import ROOT
 from pure.random_sae import random_sae, random_statistics
 from pure.sae_files import header_of
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
-from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.sae_ops.formats import read_foreign
+from sae_eraser.sae_ops.sae_file import save_sae
 from sae_eraser.training.cli import main
 
 PEERS = ROOT / ".venv-bench" / "bin" / "python"

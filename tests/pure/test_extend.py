@@ -12,7 +12,7 @@ from sae_eraser.sae_ops.autoencoder import SparseAutoencoder
 from sae_eraser.sae_ops.concepts import ConceptStatistics
 from sae_eraser.sae_ops.edit import ConceptEdit
 from sae_eraser.sae_ops.erasure import Erasure
-from sae_eraser.sae_ops.file import load_sae, save_sae
+from sae_eraser.sae_ops.sae_file import load_sae, save_sae
 from sae_eraser.training.extend import joined
 from sae_eraser.training.plan import GUIDED_TURN
 

@@ -9,8 +9,8 @@ import pytest
 from pure.planted import HOOKPOINT, WIDTH, plant, write_cache
 from pure.training_runs import QUICK, STEPS, train
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
-from sae_eraser.sae_ops.file import SAEHeader, load_sae, save_sae
 from sae_eraser.sae_ops.formats import no_statistics
+from sae_eraser.sae_ops.sae_file import SAEHeader, load_sae, save_sae
 from sae_eraser.training.cache.manifest import CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_eraser.sae_ops.file import SAEFileError
 from sae_eraser.sae_ops.formats import find_weights, known_formats, open_any, read_foreign, recognise
+from sae_eraser.sae_ops.sae_file import SAEFileError
 
 REFERENCES = Path(__file__).parent / "references"
 CASES = sorted(folder.name for folder in REFERENCES.iterdir() if folder.is_dir() and folder.name != "__pycache__")

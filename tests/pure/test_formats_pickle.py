@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_eraser.sae_ops.file import SAEFileError
 from sae_eraser.sae_ops.formats import recognise
 from sae_eraser.sae_ops.formats.restricted_pickle import read_pickle, read_torch_file
+from sae_eraser.sae_ops.sae_file import SAEFileError
 
 
 class Call:

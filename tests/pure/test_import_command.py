@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from checkout import ROOT
 from pure.sae_files import write_good_file
-from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.sae_ops.formats import read_foreign
+from sae_eraser.sae_ops.sae_file import load_sae
 from sae_eraser.training.cli import main
 
 SPARSIFY = Path(__file__).parent / "references" / "sparsify_topk"

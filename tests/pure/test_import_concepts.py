@@ -8,8 +8,8 @@ import torch
 
 from sae_eraser.sae_ops.autoencoder import SAEConfig, SparseAutoencoder
 from sae_eraser.sae_ops.edit import PAPER_COMPAT, Erasure
-from sae_eraser.sae_ops.file import load_sae
 from sae_eraser.sae_ops.paper_edit import PaperEdit
+from sae_eraser.sae_ops.sae_file import load_sae
 from sae_eraser.training.cli import main
 from sae_eraser.training.concept_tables import SHUT, Settings, concepts_of_table, ddim_sigmas, read_settings, read_table
 

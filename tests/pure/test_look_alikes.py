@@ -8,7 +8,7 @@ import torch
 from pure.planted import CONCEPTS, HOOKPOINT, POSITIONS, Planted, labelled_images, plant, write_cache
 from pure.random_sae import random_sae
 from pure.training_runs import train
-from sae_eraser.sae_ops.file import load_sae
+from sae_eraser.sae_ops.sae_file import load_sae
 from sae_eraser.training.assign import latent_means
 from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.calibrate import concept_statistics

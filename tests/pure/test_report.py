@@ -15,7 +15,7 @@ from pure.planted import plant, write_cache
 from pure.training_runs import train
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics
-from sae_eraser.sae_ops.file import SAEHeader, load_sae
+from sae_eraser.sae_ops.sae_file import SAEHeader, load_sae
 from sae_eraser.training.finish import Made
 from sae_eraser.training.measure import Measurement
 from sae_eraser.training.phases import RECONSTRUCT, SUPERVISE, Track

@@ -14,7 +14,7 @@ from pure.sae_files import header_of, rewrite, write_good_file
 from sae_eraser.sae_ops import file as sae_file
 from sae_eraser.sae_ops.autoencoder import ACTIVATIONS
 from sae_eraser.sae_ops.concepts import Concept
-from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
+from sae_eraser.sae_ops.sae_file import load_sae, read_header, save_sae
 
 
 @pytest.fixture

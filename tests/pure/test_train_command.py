@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from pure.planted import HOOKPOINT, WIDTH, Planted, plant, write_cache
 from pure.sae_files import write_good_file
 from pure.training_runs import QUICK, train
-from sae_eraser.sae_ops.file import read_header
+from sae_eraser.sae_ops.sae_file import read_header
 from sae_eraser.training.cache.manifest import CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.commands import train_command

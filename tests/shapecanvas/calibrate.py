@@ -22,7 +22,7 @@ PICTURES = 48  # that ask for the concept, and as many that do not
 
 def calibrate(world: World, path: Path) -> None:
     """Rewrites the SAE file with the turns found; prints a Markdown table of what was measured."""
-    from sae_eraser.sae_ops.file import load_sae, save_sae
+    from sae_eraser.sae_ops.sae_file import load_sae, save_sae
 
     sae, header, statistics = load_sae(path)
     print("| concept | strength | UA | IRA | CRA |\n|---|---|---|---|---|")

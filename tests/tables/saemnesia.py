@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from sae_eraser.sae_ops.concepts import Concept
-from sae_eraser.sae_ops.file import save_sae
+from sae_eraser.sae_ops.sae_file import save_sae
 from sae_eraser.training.assign import assign_latents, latent_means, latent_scores
 from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.calibrate import concept_statistics, estimate_threshold

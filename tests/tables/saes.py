@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_eraser.nodes.files.sae_files import LoadedSAE
 from sae_eraser.sae_ops.concepts import term_ranges
-from sae_eraser.sae_ops.file import load_sae
+from sae_eraser.sae_ops.sae_file import load_sae
 from sae_eraser.training import cli
 from sae_eraser.training.assign import LatentMeans, latent_means
 from sae_eraser.training.cache.reader import Cache

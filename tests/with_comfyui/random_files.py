@@ -6,7 +6,7 @@ from pathlib import Path
 from pure.random_sae import CONCEPTS as FIRING
 from pure.random_sae import random_sae, random_statistics
 from sae_eraser.sae_ops.concepts import Concept
-from sae_eraser.sae_ops.file import SAEHeader, save_sae
+from sae_eraser.sae_ops.sae_file import SAEHeader, save_sae
 
 MID, MID_TOO, UP = "random_mid.safetensors", "random_mid_too.safetensors", "random_up.safetensors"
 CONCEPTS = (*FIRING, Concept("silent", "object", (9,)))

@@ -13,7 +13,7 @@ from sae_eraser.nodes.collect import cache_filling, collect_activations
 from sae_eraser.nodes.collect.collect_activations import CollectActivations
 from sae_eraser.nodes.even_spread import spread
 from sae_eraser.nodes.sample.prompt_batch import sample_prompts
-from sae_eraser.sae_ops.file import read_header
+from sae_eraser.sae_ops.sae_file import read_header
 from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.cli import main

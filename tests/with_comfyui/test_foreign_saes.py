@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.files.sae_files import list_saes, open_sae
-from sae_eraser.sae_ops.file import SAEFileError
 from sae_eraser.sae_ops.formats import read_foreign
+from sae_eraser.sae_ops.sae_file import SAEFileError
 
 REFERENCES = Path(__file__).parents[1] / "pure" / "references"
 

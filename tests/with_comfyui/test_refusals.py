@@ -19,9 +19,9 @@ from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.files.sae_files import NONE_INSTALLED, list_saes
 from sae_eraser.nodes.look.watching import UnwatchedLatent
 from sae_eraser.sae_ops.concepts import UnknownConcept
-from sae_eraser.sae_ops.file import SAEFileError, load_sae, save_sae
 from sae_eraser.sae_ops.formats import no_statistics
 from sae_eraser.sae_ops.hookpoints import HookpointError
+from sae_eraser.sae_ops.sae_file import SAEFileError, load_sae, save_sae
 from sae_eraser.training.cache.manifest import CacheError
 from with_comfyui.random_files import write_random_sae
 from with_comfyui.sampling import erase

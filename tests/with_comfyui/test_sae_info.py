@@ -3,7 +3,7 @@
 import pytest
 
 from sae_eraser.nodes.files.sae_info import SAEInfo
-from sae_eraser.sae_ops.file import SAEFileError
+from sae_eraser.sae_ops.sae_file import SAEFileError
 from sae_eraser.training.cli import main
 from with_comfyui.random_files import MID
 from with_comfyui.watching import OBJECTS_SAE, STYLES_SAE

@@ -22,7 +22,7 @@ from sae_eraser.nodes.files.new_sae_files import name_in_lists, new_sae_path
 from sae_eraser.nodes.train import command
 from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
-from sae_eraser.sae_ops.file import load_sae, read_header, save_sae
+from sae_eraser.sae_ops.sae_file import load_sae, read_header, save_sae
 from sae_eraser.training.cli import command_line
 from sae_eraser.training.config import DEFAULT_K
 from sae_eraser.training.look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT

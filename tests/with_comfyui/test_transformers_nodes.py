@@ -8,8 +8,8 @@ import torch
 from pure.training_runs import train
 from sae_eraser.nodes.hooks.block_hooks import resolve_hookpoint
 from sae_eraser.nodes.sample.sample_prompts import SamplePrompts
-from sae_eraser.sae_ops.file import read_header
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
+from sae_eraser.sae_ops.sae_file import read_header
 from sae_eraser.training.cache.reader import Cache
 from with_comfyui.collecting import activations, collector
 from with_comfyui.random_files import write_random_sae

@@ -22,8 +22,8 @@ from sae_eraser.nodes.erase.erasure_hook import erasure_hook
 from sae_eraser.nodes.files.sae_files import open_sae
 from sae_eraser.nodes.look.watching import UnwatchedLatent
 from sae_eraser.sae_ops.erasure import Erasure
-from sae_eraser.sae_ops.file import save_sae
 from sae_eraser.sae_ops.formats import no_statistics
+from sae_eraser.sae_ops.sae_file import save_sae
 from with_comfyui.random_files import CONCEPTS, MID, UP, write_random_sae
 from with_comfyui.sampling import (
     differs,

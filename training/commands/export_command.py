@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ...sae_ops.atomic_write import write_atomically
 from ...sae_ops.autoencoder import SparseAutoencoder
-from ...sae_ops.file import SAEHeader, is_sae_file, load_sae
+from ...sae_ops.sae_file import SAEHeader, is_sae_file, load_sae
 
 Export = tuple[dict[str, torch.Tensor], dict]
 """The weights file's tensors, and the settings for cfg.json."""

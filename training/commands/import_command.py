@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...sae_ops.description import describe_file
-from ...sae_ops.file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ...sae_ops.formats import known_formats, no_statistics, read_foreign
 from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 from ...sae_ops.hookpoints import is_hookpoint_name
+from ...sae_ops.sae_file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ...sae_ops.text_hookpoints import is_text_hookpoint_name
 from ..concept_tables import Settings, concepts_of_table, read_settings
 from ..model_families import MODEL_FAMILIES, other_spelling_of

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ...sae_ops.description import describe_file
-from ...sae_ops.file import set_training_fact
+from ...sae_ops.sae_file import set_training_fact
 
 
 def add_command(commands) -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...sae_ops.autoencoder import SAEConfig
 from ...sae_ops.description import describe_file
-from ...sae_ops.file import read_header
+from ...sae_ops.sae_file import read_header
 from .. import distributed
 from ..build import build_saes
 from ..cache.reader import Cache

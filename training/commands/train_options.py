@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ...sae_ops.file import TRAINED_BRANCHES
+from ...sae_ops.sae_file import TRAINED_BRANCHES
 from ..comfyui.node_options import option_of
 from ..config import ASSIGNMENTS, DEFAULT_K, PRECISIONS, TrainingConfig
 from ..look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pure.random_sae import random_sae, random_statistics
 from pure.sae_files import header_of, rewrite, write_good_file
-from sae_eraser.sae_ops import file as sae_file
+from sae_eraser.sae_ops import sae_file
 from sae_eraser.sae_ops.autoencoder import ACTIVATIONS
 from sae_eraser.sae_ops.concepts import Concept
 from sae_eraser.sae_ops.sae_file import load_sae, read_header, save_sae

@@ -44,7 +44,8 @@ class TrainingConfig:
     guidance_weight: float = 3.0
     """How much the guidance loss counts, beside the reconstruction, where the cache holds both halves of guidance."""
     assignment: str = "greedy"
-    """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum of scores."""
+    """"greedy": the best score of all takes its concept and latent, and so on. "optimal": the largest sum over the
+    concepts' first latents."""
     concept_latents: int | None = None
     """Latents of every concept: its own, and those that carry most of what it does not. None is 24, or as many as there
     are for each label. Of the branch "uncond" it is 8, which together tell the concept."""

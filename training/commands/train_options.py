@@ -21,7 +21,7 @@ OPTIONS = {
     "learning_rate": "learning rate of Adam (default: 2e-4 / sqrt(latents / 2^14))",
     "precision": "precision of the encoder's product (default: bf16 if this machine is fast at it, else fp32)",
     "assignment": "how latents are given to concepts: greedy, the best score of all first, then the next; optimal, so "
-    "that the sum of all scores is largest",
+    "that the sum of the scores of each concept's first latent is largest",
     "concept_latents": "latents for each concept: its own and those that carry the rest of it (default: 24, or 8 with "
     "--branch uncond)",
     "concept_weight": "weight of the concept loss, beside 1 for the reconstruction",

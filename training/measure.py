@@ -112,7 +112,9 @@ def explained_guidance(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     latents: list[list[int]],
 ) -> list[float | None]:
-    """For every label how much of what its name brings its latents explain, 1 at most; None if no map shows it, or it brings nothing.
+    """For every label how much of what its name brings its latents explain, 1 at most.
+
+    None if no map shows it, or it brings nothing.
 
         1 - |mean of b - E_c|^2 / |mean of b|^2,   b = x - x_0 - sum over other labels l in the prompt: E_l
 

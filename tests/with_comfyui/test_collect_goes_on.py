@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_leaves_a_cache_that_goes_on(collect, monkeypatch):
     save_file = writer.save_file
 
     def full_at_the_second(tensors, path, metadata):
-        if "00001" in path.name:
+        if "00001" in path.parent.name:
             path.write_bytes(b"as much as fits")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save_file(tensors, path, metadata)

@@ -24,11 +24,7 @@ class CacheWriter:
 
     def missing(self, part: int = 0, parts: int = 1) -> list[int]:
         """The shards still to be written of every parts-th, counted from `part`."""
-        return [
-            shard
-            for shard in range(part, self.settings.shards, parts)
-            if not checksum_path(self.folder, shard).exists()
-        ]
+        return [shard for shard in range(part, self.settings.shards, parts) if not is_written(self.folder, shard)]
 
     def layout(self) -> Layout | None:
         """The layout of the images in the shards; None if there are none. Raises CacheError if it cannot be read."""

@@ -62,7 +62,7 @@ def build_saes(
         for order, learner, carriers, track in zip(orders, learners, run.carriers, run.tracks, strict=True)
     ]
     if distributed.rank() == 0:
-        for made, learner in zip(finished, learners, strict=True):  # at once: a file that exists would not be resumed
+        for made, learner in zip(finished, learners, strict=True):
             save_sae(made.out, learner.sae, made.header, made.statistics)
         run.checkpoints.remove()
     return finished

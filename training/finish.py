@@ -102,10 +102,10 @@ def is_made(plan: Plan, order: Order) -> bool:
     except SAEFileError:
         return False
     is_for_it = (header.hookpoint, header.autoencoder) == (order.hookpoint, order.config)
-    return is_for_it and _settings(plan).items() <= header.training.items()
+    return is_for_it and _trained_with(plan).items() <= header.training.items()
 
 
-def _settings(plan: Plan) -> dict:
+def _trained_with(plan: Plan) -> dict:
     """What all SAEs of the plan are trained with."""
     config = {**asdict(plan.config), "precision": plan.config.precision_on(device())}
     return {**config, "cache": plan.cache.digest}
@@ -121,7 +121,7 @@ def _header(plan: Plan, order: Order, concepts: tuple[Concept, ...], measurement
         branch=plan.config.branch,
         concepts=concepts,
         training={
-            **_settings(plan),
+            **_trained_with(plan),
             "sampling": settings.sampling,
             "images": len(plan.cache.images),
             "validation": {

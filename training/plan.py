@@ -163,7 +163,7 @@ def _is_guided(concept: Concept) -> bool:
 
 
 def _concepts(cache: Cache, groups: list[str] | None, base: Base | None) -> list[tuple[str, str]]:
-    labels = {group: names for group, names in cache.groups().items() if names}
+    labels = cache.groups()
     if not labels:
         raise CacheError(
             f"{cache.folder} has no labels, so there is no concept to find. Collect with labelled prompts."

@@ -3,8 +3,10 @@
 import csv
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,22 @@ class LabelledPrompt:
 
     prompt: str
     labels: dict[str, tuple[str, ...]]
+
+
+class Labelled(Protocol):
+    """A prompt or a picture with labels."""
+
+    @property
+    def labels(self) -> Mapping[str, Sequence[str]]: ...
+
+
+def label_groups(labelled: Iterable[Labelled]) -> dict[str, list[str]]:
+    """The groups of labels and the names in each, in the order of first appearance; none without a name."""
+    groups: dict[str, dict[str, None]] = {}
+    for each in labelled:
+        for group, names in each.labels.items():
+            groups.setdefault(group, {}).update(dict.fromkeys(names))
+    return {group: list(names) for group, names in groups.items() if names}
 
 
 def read_text(path: Path) -> str:

@@ -81,11 +81,11 @@ class ConceptGuard(io.ComfyNode):
         hidden = torch.zeros_like(image) if action == "black" else blurred(image)
         withheld = met.any().expand(len(image)) if is_video else met.any(dim=1)
         shown = torch.where(withheld.to(image.device)[:, None, None, None], hidden, image)
-        text = said([known[index].name for index in wanted], scores, threshold)
+        text = met_text([known[index].name for index in wanted], scores, threshold)
         return io.NodeOutput(shown, bool(met.any()), ui={"withheld": withheld.tolist(), "text": (text,)})
 
 
-def said(names: list[str], scores: torch.Tensor, threshold: float) -> str:
+def met_text(names: list[str], scores: torch.Tensor, threshold: float) -> str:
     """A line for each picture, or video, in which one of the concepts was met; scores [pictures, concepts]."""
     lines = []
     for number, own in enumerate(scores.tolist(), start=1):

@@ -10,11 +10,10 @@ from sae_eraser.training.evaluation.scores import (
     broken_share,
     erasure_scores,
     frechet_distance,
-    label_groups,
     mentions,
     picture_change,
 )
-from sae_eraser.training.prompts import LabelledPrompt, read_prompts
+from sae_eraser.training.prompts import LabelledPrompt, label_groups, read_prompts
 
 PROMPTS = read_prompts(
     "prompt,object,style,mood\n"

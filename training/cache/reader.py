@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..prompts import label_groups
 from .layout import Layout, are_alike, layout_of
 from .manifest import CacheError, read_manifest
 from .shards import (
@@ -108,12 +109,8 @@ class Cache:
         return 2 if self.settings.sampling.get("branch") == "both" else 1
 
     def groups(self) -> dict[str, list[str]]:
-        """Every group of labels and its names, in the order of first appearance."""
-        found: dict[str, dict[str, None]] = {}
-        for image in self.settings.images:
-            for group, names in image.labels.items():
-                found.setdefault(group, {}).update(dict.fromkeys(names))
-        return {group: list(names) for group, names in found.items()}
+        """As label_groups, of all images."""
+        return label_groups(self.settings.images)
 
     def labels(self, concepts: Sequence[tuple[str, str]]) -> torch.Tensor:
         """(group, name) pairs -> bool [settings.images, concepts]."""

@@ -28,10 +28,9 @@ from ..evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sa
 from ..evaluation.result_page import write_page
 from ..evaluation.result_text import definitions, table_rows, write_results
 from ..evaluation.results import Results, measure_erasure, measure_originals, picture_changes
-from ..evaluation.scores import label_groups
 from ..evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
 from ..progress import progress_bar
-from ..prompts import read_prompts, read_text
+from ..prompts import label_groups, read_prompts, read_text
 
 
 def add_command(commands) -> argparse.ArgumentParser:

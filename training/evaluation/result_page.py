@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..page import write_html
-from ..prompts import LabelledPrompt
+from ..prompts import LabelledPrompt, label_groups
 from .judging import Judgement
 from .pictures import ORIGINAL, Sampling, Setting, picture_files
 from .result_text import definitions, introduction, number, table_rows
 from .results import ErasureResult, Results, best
-from .scores import is_broken, label_groups, labels_of, mentions
+from .scores import is_broken, labels_of, mentions
 
 SHOWN = 6
 """Pairs of pictures in a row."""

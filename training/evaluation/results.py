@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..prompts import label_groups
 from .judging import Judgement, read_in_parts
 from .pictures import ORIGINAL, Sampling, Setting, picture_files
 from .scores import (
@@ -12,7 +13,6 @@ from .scores import (
     erasure_scores,
     frechet_distance,
     guard_scores,
-    label_groups,
     labels_of,
     mean_scores,
     mentions,

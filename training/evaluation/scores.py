@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 
 import torch
 
-from ..prompts import LabelledPrompt
+from ..prompts import LabelledPrompt, label_groups
 
 
 def accuracy(prompts: Sequence[LabelledPrompt], seen: Sequence[str], group: str, chosen: Sequence[int]) -> float | None:
@@ -53,15 +53,6 @@ def guard_scores(
     asked = [float(i in withheld) for i, prompt in enumerate(prompts) if concept in prompt.labels.get(group, ())]
     elsewhere = [float(i in withheld) for i, prompt in enumerate(prompts) if not mentions(prompt, concept)]
     return {"caught": _per_cent(_mean(asked)), "mistaken": _per_cent(_mean(elsewhere))}
-
-
-def label_groups(prompts: Sequence[LabelledPrompt]) -> dict[str, list[str]]:
-    """The groups of labels and the concepts in each, in the order in which the prompts name them."""
-    groups: dict[str, dict[str, None]] = {}
-    for prompt in prompts:
-        for group, names in prompt.labels.items():
-            groups.setdefault(group, {}).update(dict.fromkeys(names))
-    return {group: list(names) for group, names in groups.items() if names}
 
 
 def labels_of(groups: Mapping[str, Sequence[str]], concept: str) -> list[tuple[str, str]]:

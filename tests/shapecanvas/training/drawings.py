@@ -1,7 +1,6 @@
 """The drawings that everything is trained on."""
 
 import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from ..concepts import OBJECTS, STYLES
 from ..drawing import draw
+from .fitting import save_atomically
 
 PAIRS = [(name, style) for name in OBJECTS for style in STYLES]
 
@@ -17,6 +17,11 @@ PAIRS = [(name, style) for name in OBJECTS for style in STYLES]
 def _draw_pair(task):
     (name, style), seeds = task
     return np.stack([draw(name, style, seed) for seed in seeds])
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    with open(path, "wb") as file:  # np.save adds an ending to a name
+        np.save(file, array)
 
 
 def load_pictures(work: Path, per_pair: int, first_seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -28,9 +33,7 @@ def load_pictures(work: Path, per_pair: int, first_seed: int) -> tuple[torch.Ten
         ]
         with multiprocessing.Pool() as pool:
             drawn = list(tqdm(pool.imap(_draw_pair, tasks), total=len(tasks), desc="drawing"))
-        with open(path.with_suffix(".part"), "wb") as file:
-            np.save(file, np.concatenate(drawn))
-        os.replace(path.with_suffix(".part"), path)
+        save_atomically(_save_array, np.concatenate(drawn), path)
     pictures = torch.from_numpy(np.load(path, mmap_mode="c"))
     objects = torch.arange(len(OBJECTS)).repeat_interleave(len(STYLES) * per_pair)
     styles = torch.arange(len(STYLES)).repeat_interleave(per_pair).repeat(len(OBJECTS))

@@ -1,7 +1,6 @@
 """The loop by which every stage is trained, and what its modules need before."""
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,10 @@ from tqdm import tqdm
 
 
 def save_atomically(save: Callable, content, path: Path) -> None:
-    part = path.with_suffix(".part")
-    save(content, part)
-    os.replace(part, path)
+    """Writes the content by save(content, file)."""
+    from sae_eraser.sae_ops.atomic_write import write_atomically
+
+    write_atomically(path, lambda part: save(content, part))
 
 
 def fit(

@@ -62,6 +62,10 @@ class ConceptEdit:
         self._selections: dict[tuple[int, ...], Selection] = {}
         self._calls: dict[tuple[float, ...], tuple[torch.Tensor, TermLevels]] = {}
 
+    def __len__(self) -> int:
+        """How many terms it has: one for each latent of each erasure."""
+        return len(self._terms)
+
     def to(self, device: torch.device) -> "ConceptEdit":
         """The same edit on another device; what topk needs of the whole encoder stays where it is."""
         moved = copy.copy(self)
@@ -73,12 +77,19 @@ class ConceptEdit:
 
     @torch.no_grad()
     def __call__(
-        self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor, place: Place | None = None
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        is_cond: torch.Tensor,
+        place: Place | None = None,
+        shown: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Maps [images, d, height, width], noise level and guidance half of each image [images] -> edited maps.
 
-        place: where the maps lie in the picture; only masks need it. Works in fp32 and returns the dtype of x; returns
-        x itself where nothing is to be edited. Raises ValueError if a mask does not fit.
+        place: where the maps lie in the picture; only masks need it. shown: bool [images, terms], which concepts each
+        picture has shown in earlier calls, to which those of this one are added; a picture that once had enough of a
+        concept need not have as much again. Works in fp32 and returns the dtype of x; returns x itself where nothing is
+        to be edited. Raises ValueError if a mask does not fit.
 
         What does not depend on x is worked out once on the CPU, for which sigma and is_cond should be there: a GPU
         takes longer to start a kernel than to run one of these, and longest if it is waited for.
@@ -87,15 +98,18 @@ class ConceptEdit:
         if not active.any():
             return x
         maps = x.flatten(2).float().contiguous()
-        needed = self._needed(maps, active, levels)
+        needed = self._needed(maps, active, levels, shown)
         if not len(needed):
             return x
         some = self._select(needed)
-        now = levels if len(needed) == len(active) else levels[needed.to(x.device)]
+        chosen = slice(None) if len(needed) == len(active) else needed.to(x.device)
+        now, earlier = levels[chosen], None if shown is None else shown[:, chosen, None]
         z = some.latents.before_topk(maps)
         if self._is_topk:
-            z = some.latents.after_topk(maps, z, some.asks(z, now))
-        fires = some.fires(z, now)
+            z = some.latents.after_topk(maps, z, some.asks(z, now, earlier))
+        shows, fires = some.finds(z, now, earlier)
+        if shown is not None:
+            shown[:, chosen] |= shows[..., 0]
         if not (some.steers or fires.any()):
             return x
         strength, moved = now.strength, fires
@@ -103,7 +117,7 @@ class ConceptEdit:
             strength = strength * self._mask_weights(x, place)[:, some.mask]
             moved = fires & (strength > 0)
         if some.replaces is not None:
-            detected = (fires & some.finds[:, None]).any(dim=1)  # [images, positions]
+            detected = (fires & some.locates[:, None]).any(dim=1)  # [images, positions]
             has_donors = (~detected).any(dim=1)[:, None, None]
             moved = moved & ~(some.replaces[:, None] & has_donors)  # latents, not whole vectors
         before = some.of_terms(z)
@@ -121,7 +135,7 @@ class ConceptEdit:
             changed = changed | (added > 0).any(dim=1)
         result = torch.where(changed[:, None], edited.to(x.dtype), x.flatten(2))
         if some.replaces is not None:
-            shares = (fires * some.finds[:, None] * strength).amax(dim=1)
+            shares = (fires * some.locates[:, None] * strength).amax(dim=1)
             result = take_from_neighbours(result, detected, shares, x.shape[2:])
         return result.reshape(x.shape)
 
@@ -144,14 +158,17 @@ class ConceptEdit:
             self._calls[key] = active.any(dim=0), levels.to(self._decoder.device)
         return self._calls[key]
 
-    def _needed(self, maps: torch.Tensor, active: torch.Tensor, levels: TermLevels) -> torch.Tensor:
+    def _needed(
+        self, maps: torch.Tensor, active: torch.Tensor, levels: TermLevels, shown: torch.Tensor | None
+    ) -> torch.Tensor:
         """The terms that may move anything here, int64: on the CPU those of concepts that these maps may show."""
         terms = self._terms
         if len(self._detectors) < len(terms) and maps.device.type == "cpu":  # a GPU has encoded all of them sooner
             z, now = self._detecting.before_topk(maps), levels[self._detectors]
-            shown = shown_in_maps(z, z > now.gate, now, self._mean_positions)
+            earlier = None if shown is None else shown[:, self._detectors, None]
+            shows = shown_in_maps(z, z > now.gate, now, self._mean_positions, earlier)
             may_show = torch.zeros_like(terms.steers)
-            may_show[self._detectors] = shown[..., 0].any(dim=0)
+            may_show[self._detectors] = shows[..., 0].any(dim=0)
             active = active & (may_show[terms.detector] | terms.steers)
         return active.nonzero()[:, 0]
 

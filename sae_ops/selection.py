@@ -8,12 +8,18 @@ from .chosen_latents import ChosenLatents
 from .terms import TermLevels, Terms
 
 
-def shown_in_maps(z: torch.Tensor, passes: torch.Tensor, levels: TermLevels, mean_positions: int) -> torch.Tensor:
+def shown_in_maps(
+    z: torch.Tensor, passes: torch.Tensor, levels: TermLevels, mean_positions: int, earlier: torch.Tensor | None
+) -> torch.Tensor:
     """Which maps show the concept of a term, if the term detects it, bool [images, terms, 1]: where it passes its gate,
-    and reaches its mean if there is one. z and passes [images, terms, positions]."""
+    and reaches its mean if there is one and the picture has not done so in an earlier call.
+
+    z and passes [images, terms, positions], earlier [images, terms, 1] or None.
+    """
     shown = passes.any(dim=2, keepdim=True)
     if mean_positions:
-        shown &= z.sum(dim=2, keepdim=True) / min(z.shape[2], mean_positions) >= levels.detection
+        reached = z.sum(dim=2, keepdim=True) / min(z.shape[2], mean_positions) >= levels.detection
+        shown &= reached if earlier is None else reached | earlier
     return shown
 
 
@@ -37,7 +43,7 @@ class Selection:
     all_turn: bool
     replaces: torch.Tensor | None
     """None if none does."""
-    finds: torch.Tensor
+    locates: torch.Tensor
     """Which of them tell where to replace."""
     mean_positions: int
     """As ConceptStatistics.positions; 0 if no mean detects."""
@@ -82,20 +88,19 @@ class Selection:
         """The values [images, terms, positions], added up where terms share a latent; shaped as z."""
         return values if self.latent is None else torch.zeros_like(z).index_add_(1, self.latent, values)
 
-    def asks(self, z: torch.Tensor, levels: TermLevels) -> torch.Tensor:
-        """Where `fires` may depend on what topk drops of z, bool [images, positions]. z: as before_topk gives it."""
-        values = self.of_terms(z)
-        asked = self.fires(z, levels)
+    def asks(self, z: torch.Tensor, levels: TermLevels, earlier: torch.Tensor | None) -> torch.Tensor:
+        """Where `finds` may depend on what topk drops of z, bool [images, positions]. z: as before_topk gives it."""
+        shown, asked = self.finds(z, levels, earlier)
         if self.mean_positions:
-            shown = shown_in_maps(values, values > levels.gate, levels, self.mean_positions)
-            asked |= (values > 0) & shown & (levels.detection > 0)  # a mean has what stays below the gate as well
+            asked |= (self.of_terms(z) > 0) & shown & (levels.detection > 0)  # a mean has what its gate stops as well
         return asked.any(dim=1)
 
-    def fires(self, z: torch.Tensor, levels: TermLevels) -> torch.Tensor:
-        """Where terms pass their gates, in maps in which their detectors do and reach their means, bool."""
+    def finds(
+        self, z: torch.Tensor, levels: TermLevels, earlier: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which maps show the concepts of detecting terms, bool [images, terms, 1], and where terms fire in these, bool
+        [images, terms, positions]: where they pass their gates. earlier: as of shown_in_maps."""
         values = self.of_terms(z)
         passes = values > levels.gate
-        if self.detector is None and not self.mean_positions:
-            return passes
-        shown = shown_in_maps(values, passes, levels, self.mean_positions)
-        return passes & (shown if self.detector is None else shown[:, self.detector])
+        shown = shown_in_maps(values, passes, levels, self.mean_positions, earlier)
+        return shown, passes & (shown if self.detector is None else shown[:, self.detector])

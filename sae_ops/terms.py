@@ -83,8 +83,8 @@ class TermLevels:
             added=terms.steers * means["with_concept"],
         )
 
-    def __getitem__(self, chosen: torch.Tensor) -> "TermLevels":
-        """What these terms do, int64 [some]."""
+    def __getitem__(self, chosen: torch.Tensor | slice) -> "TermLevels":
+        """What these terms do, int64 [some] or a slice."""
         return TermLevels(*(getattr(self, field.name)[:, chosen] for field in fields(self)))
 
     def to(self, device: torch.device) -> "TermLevels":

@@ -1,6 +1,7 @@
 """After training: by how strongly a concept's first latent fires in a picture, its look-alikes are told from it."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import torch
@@ -10,8 +11,10 @@ from ..sae_ops.chosen_latents import ChosenLatents
 from ..sae_ops.concepts import ConceptStatistics
 from .data import LabelledImages
 
-NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT = 0.98, 0.9
+NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT = 0.98, 0.99
 """Shares of the pictures that show a concept, and of those of each other kind, by which these are told apart."""
+EARLY = 0.25
+"""In this part of the sampling, from its beginning, pictures that show a concept are found."""
 
 
 def sparing_look_alikes(
@@ -29,9 +32,9 @@ def sparing_look_alikes(
 def detection_means(sae: SparseAutoencoder, images: LabelledImages, latents: list[int]) -> torch.Tensor:
     """Which mean over a map's positions shows each concept, [levels, concepts]; latents: the first of each.
 
-    The highest of what nearly all pictures of each other concept, and of none, stay below; or what nearly all with the
-    concept reach, if that is less. Each is taken by itself, since of many concepts one look-alike is a small share. 0
-    if all or none show it.
+    The highest of what nearly all pictures of each other concept, and of none, stay below; or such a share of it that
+    nearly all with the concept reach it early in the sampling, after which they need not reach it again. Each other
+    concept is taken by itself, since of many one look-alike is a small share. 0 if all or none show it.
     """
     levels, place = images.levels()
     chosen, means = ChosenLatents(sae, latents), torch.zeros(len(images), len(levels), len(latents))
@@ -41,8 +44,14 @@ def detection_means(sae: SparseAutoencoder, images: LabelledImages, latents: lis
     found, kinds = torch.zeros_like(means[0]), (*images.labels.T, ~images.labels.any(dim=1))
     for concept, shown in enumerate(images.labels.T):
         if shown.any() and not shown.all():
-            own, others = means[..., concept], [kind & ~shown for kind in kinds]
-            exceeded = [own[which].quantile(NEARLY_ALL_WITHOUT, dim=0) for which in others if which.any()]
-            reached = own[shown].quantile(1 - NEARLY_ALL_WITH, dim=0)
-            found[:, concept] = torch.stack(exceeded).amax(dim=0).minimum(reached)
+            others = [kind & ~shown for kind in kinds]
+            found[:, concept] = telling_means(means[..., concept], shown, [kind for kind in others if kind.any()])
     return found
+
+
+def telling_means(means: torch.Tensor, shown: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
+    """Those of one concept, [levels]; means [images, levels], highest level last; shown and others bool [images]."""
+    stayed_below = torch.stack([means[kind].quantile(NEARLY_ALL_WITHOUT, dim=0) for kind in others]).amax(dim=0)
+    early = math.ceil(EARLY * len(stayed_below))
+    shares = means[shown, -early:] / stayed_below[-early:].clamp(min=1e-12)
+    return stayed_below * shares.amax(dim=1).quantile(1 - NEARLY_ALL_WITH).clamp(max=1)

@@ -17,6 +17,7 @@ from ..hooks.block_hooks import KEY, get_hooks, with_hooks
 from ..hooks.forward_hooks import BlockHook, Hooks
 from ..hooks.needs import Need
 from ..hooks.noise_levels import noise_schedule
+from ..hooks.run_memory import CallMemory
 from ..hooks.sae_hookpoints import resolve_sae
 
 
@@ -36,10 +37,31 @@ class EraseFunction:
                 "all of its erase nodes, or in none."
             )
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor, *place: Place) -> torch.Tensor:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        is_cond: torch.Tensor,
+        place: Place | None = None,
+        memory: CallMemory | None = None,
+    ) -> torch.Tensor:
         if x.device not in self.edits:
             self.edits[x.device] = self._prepared().to(x.device)
-        return self.edits[x.device](x, sigma, is_cond, *place)
+        edit = self.edits[x.device]
+        if isinstance(edit, PaperEdit):
+            return edit(x, sigma, is_cond)
+        if memory is None:
+            return edit(x, sigma, is_cond, place)
+        about = (self.sae, tuple(erasure.concept for erasure in self.erasures))
+        shown = memory.recall(about, len(x), len(edit), x.device)
+        edited = edit(x, sigma, is_cond, place, shown)
+        memory.keep(about, shown)
+        return edited
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what a picture has shown in earlier calls matters: where look-alikes are spared."""
+        return self.sae.statistics.detection is not None and self.erasures[0].mode != PAPER_COMPAT
 
     def _prepared(self) -> ConceptEdit | PaperEdit:
         sae = self.sae
@@ -72,11 +94,13 @@ def add_erasures(
             erasures, needs = hook.function.erasures + erasures, hook.needs + needs
         else:
             others.append(hook)
+    function = EraseFunction(sae, erasures)
     hook = BlockHook(
         hookpoint,
         sae.header.hooked,
-        EraseFunction(sae, erasures),
+        function,
         takes_place=any(erasure.mask is not None for erasure in erasures),
+        remembers=function.remembers,
         reads_halves=any(erasure.branch != "both" for erasure in erasures),
         needs=needs,
     )

@@ -14,6 +14,7 @@ from ..hooks.block_hooks import KEY, HookedModel, note_every_call
 from ..hooks.forward_hooks import Hooks
 from ..hooks.needs import CALLS, Need
 from ..hooks.places import note_sampled
+from ..hooks.run_memory import note_run
 from ..hooks.sae_hookpoints import resolve_sae
 from .erasing import add_erasures
 
@@ -39,13 +40,15 @@ class ErasureHook(TransformerOptionsHook):
 
     def add_hook_patches(self, model: ModelPatcher, model_options: dict, target_dict, registered) -> bool:
         """Before sampling. Raises as resolve_sae and add_erasures do, if the SAE is not for this model."""
-        add_erasures((), resolve_sae(model, self.sae), self.sae, (self.erasure,))
+        hooks = add_erasures((), resolve_sae(model, self.sae), self.sae, (self.erasure,))
         registered.add(self)
         encoder = whole_encoder(self.sae)
         if encoder:
             registered.add(AdditionalModelsHook([encoder], KEY))
         if self.erasure.mask is not None:
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled, model_options, is_model_options=True)
+        if any(hook.remembers for hook in hooks):
+            add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, note_run, model_options, is_model_options=True)
         for start in self._starts(model):
             need = Need("both", start, 0.0, None)
             add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, need, model_options, is_model_options=True)

@@ -8,6 +8,7 @@ in any other call.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from .forward_hooks import BlockHook, Hooks, find_block, hooked_blocks
 from .halves import TAKE_OUT, are_prompted, check_images, note_halves, note_prompts
 from .needs import note_call
 from .places import find_place, note_sampled
+from .run_memory import CallMemory, call_memory, note_run
 from .streams import BlockStream, picture_stream
 
 KEY = "sae_eraser"
@@ -60,6 +62,8 @@ def with_hooks(model: ModelPatcher, hooks: Hooks) -> ModelPatcher:
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, need)
     if any(hook.takes_place for hook in hooks):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_sampled)
+    if any(hook.remembers for hook in hooks):
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, note_run)
     if hooks:
         clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, note_prompts)
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, note_halves)
@@ -139,6 +143,9 @@ class HookedModel:
         if masked := any(hook.takes_place for hook in hooks):
             place = find_place(x, options, diffusion_model)
             hooks = tuple(_placed(hook, place) if hook.takes_place else hook for hook in hooks)
+        if any(hook.remembers for hook in hooks):
+            memory = call_memory(options)
+            hooks = tuple(_remembering(hook, memory) if hook.remembers else hook for hook in hooks)
 
         def find_stream(hookpoint: Hookpoint) -> BlockStream:
             return picture_stream(hookpoint, diffusion_model, x)
@@ -178,10 +185,15 @@ def _refusing(hookpoint: Hookpoint) -> Callable:
 def _placed(hook: BlockHook, place: Place) -> BlockHook:
     """The hook for one call, in which x lies there."""
 
-    def function(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor) -> torch.Tensor:
-        return hook.function(x, sigma, is_cond, place)
+    def function(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor, **memory) -> torch.Tensor:
+        return hook.function(x, sigma, is_cond, place, **memory)
 
     return replace(hook, function=function, takes_place=False)
+
+
+def _remembering(hook: BlockHook, memory: CallMemory) -> BlockHook:
+    """The hook for one call, which has this memory."""
+    return replace(hook, function=partial(hook.function, memory=memory), remembers=False)
 
 
 def find_transformer_options(args: tuple, kwargs: dict) -> dict:

@@ -24,6 +24,8 @@ class BlockHook:
     CPU."""
     takes_place: bool = False
     """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
+    remembers: bool = False
+    """Whether the function takes the CallMemory of each call as `memory`. Only while a sampler runs."""
     reads_halves: bool = True
     """Whether it matters to the function what is_cond says."""
     needs: tuple[Need, ...] = ()

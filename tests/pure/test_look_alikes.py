@@ -13,7 +13,7 @@ from sae_eraser.training.assign import latent_means
 from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.calibrate import concept_statistics
 from sae_eraser.training.data import LabelledImages
-from sae_eraser.training.look_alikes import detection_means, sparing_look_alikes
+from sae_eraser.training.look_alikes import detection_means, sparing_look_alikes, telling_means
 from sae_eraser.training.plan import GUIDED_TURN, SPARING_TURN
 
 LATENTS = [(4, 2), (9,), (0,), (7, 1, 3), (1,)]
@@ -30,29 +30,39 @@ def images(planted, tmp_path_factory) -> LabelledImages:
 
 
 @pytest.mark.parametrize("activation", ["topk", "batchtopk", "relu"])
-def test_a_mean_detects_that_few_others_reach_or_that_nearly_all_of_its_own_do(planted, images, activation):
-    """Every image has one map for each of three noise levels."""
+def test_a_mean_detects_that_few_others_reach_and_that_nearly_all_of_its_own_do_at_first(planted, images, activation):
+    """Every image has one map for each of three noise levels, of which the last is the first of the sampling."""
     sae = random_sae(activation, d=16)
     found = detection_means(sae, images, [first for first, *_ in LATENTS])
     z = sae.encode(planted.maps.half().float()).mean(dim=2).flip(1)
     for concept, (shows, (latent, *_)) in enumerate(zip(planted.labels().T, LATENTS, strict=True)):
-        for level in range(3):
-            own, fires = z[shows, level, latent].quantile(0.02), z[:, level, latent]
-            kinds = [shown & ~shows for shown in planted.labels().T] + [~planted.labels().any(dim=1)]
-            others = [fires[kind].quantile(0.9) for kind in kinds if kind.any()]
-            torch.testing.assert_close(found[level, concept], min(own, max(others)))
+        fires, kinds = z[..., latent], [shown & ~shows for shown in planted.labels().T] + [~planted.labels().any(dim=1)]
+        bars = [max(fires[kind, level].quantile(0.99) for kind in kinds if kind.any()) for level in range(3)]
+        share = min(1.0, float((fires[shows, 2] / bars[2]).quantile(0.02)))
+        torch.testing.assert_close(found[:, concept], share * torch.stack(bars))
+
+
+@pytest.mark.parametrize("best, expected", [((5, 9.0), 0.5), ((6, 1.0), 1.0), ((7, 3.0), 2.0)], ids=str)
+def test_pictures_of_a_concept_are_found_in_the_first_quarter_of_the_sampling(best, expected):
+    """Of eight noise levels the last two; all that others stay below is 2, all but one level of the own 0.5."""
+    level, mean = best
+    own = torch.full((3, 8), 0.5)
+    own[:, level] = mean
+    means, shown = torch.cat([own, torch.full((2, 8), 2.0)]), torch.tensor([True] * 3 + [False] * 2)
+    found = telling_means(means, shown, [~shown])
+    torch.testing.assert_close(found, torch.full((8,), expected))
 
 
 def test_one_look_alike_is_told_apart_however_many_other_concepts_there_are(tmp_path):
     """All others together would hide what one in many shows."""
     sae, planted = random_sae("relu", d=16), plant(range(20))
     images = labelled_images(tmp_path, planted)
-    fires = sae.encode(planted.maps.half().float()).mean(dim=2).flip(1)[:, 1, 4]
+    fires = sae.encode(planted.maps.half().float()).mean(dim=2).flip(1)[:, 2, 4]
     order = fires.argsort(descending=True)
     labels = torch.zeros(len(images), len(images) // 3, dtype=torch.bool)
     labels[order, torch.arange(len(images)) // 3] = True
     found = detection_means(sae, replace(images, labels=labels), [4] * labels.shape[1])
-    assert (fires[labels[:, 1]] < found[1, 0]).float().mean() > 0.5 and (fires[labels[:, 0]] >= found[1, 0]).all()
+    assert (fires[labels[:, 1]] < found[2, 0]).float().mean() > 0.5 and (fires[labels[:, 0]] >= found[2, 0]).all()
 
 
 def test_what_all_or_no_pictures_show_is_detected_wherever_it_fires(images):

@@ -54,8 +54,8 @@ class ConceptStatistics:
     """mu(i, sigma, D): the same over all pictures; the gate of the edit. 0 for latents that were trained to move with
     the concept's own wherever they fire."""
     detection: torch.Tensor | None = None
-    """Which mean over the positions of a map a concept's first latent must reach, if it detects; 0 for all other terms.
-    None: it must pass its gate somewhere, and no more."""
+    """Which mean over the positions of a map a concept's first latent must reach once in a run, if it detects; 0 for
+    all other terms. None: it must pass its gate somewhere, and no more."""
     positions: torch.Tensor | None = None
     """Over how many positions that mean is taken at most, a scalar; None without it. A larger map's sum is divided by
     these, since what fills a map that was trained on may be a small part of it."""

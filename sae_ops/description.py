@@ -47,8 +47,8 @@ def describe(path: Path, header: SAEHeader) -> str:
         lines.append("tells what is drawn, whatever the prompt says (branch uncond); it cannot erase")
     if _spares_look_alikes(training):
         lines.append(
-            "erases only where more of a concept is shown than in nearly all pictures of each other concept, or as "
-            "much as in nearly all of its own"
+            "erases from the step on in which a picture shows more of a concept than nearly all pictures of each other "
+            "concept do"
         )
     if sae.unsupported:
         lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")

@@ -59,8 +59,8 @@ class TrainingConfig:
     """The half of guidance that concepts are learned from: "cond", what prompts ask for, to erase it; "uncond", what is
     drawn, whatever the prompt says, to watch it."""
     spare_look_alikes: bool = False
-    """Erase a concept only in pictures that show as much of it as nearly all of its own do, or more than nearly all of
-    each other concept: look-alikes stay, and a few more pictures of it slip through. Only with the branch "cond"."""
+    """Erase a concept in pictures from the step on in which they show more of it than nearly all of each other concept:
+    look-alikes stay, and so does what shows only a little of it. Only with the branch "cond"."""
     seed: int = 0
     """The seed of all random choices."""
 

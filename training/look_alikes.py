@@ -14,7 +14,7 @@ from .data import LabelledImages
 NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT = 0.98, 0.99
 """Shares of the pictures that show a concept, and of those of each other kind, by which these are told apart."""
 EARLY = 0.25
-"""In this part of the sampling, from its beginning, pictures that show a concept are found."""
+"""In this part of the sampling, from its beginning, nearly all pictures that show a concept are found."""
 
 
 def sparing_look_alikes(

@@ -151,8 +151,7 @@ def advanced_train_inputs() -> list[io.Input]:
             default=TrainingConfig.spare_look_alikes,
             optional=True,
             advanced=True,
-            tooltip="Edit a picture only if it shows more of the concept than 90 % of the pictures of each other "
-            "concept, or reaches what 98 % of its own reach. Look-alikes stay, and so does what shows only a little of "
-            "it.",
+            tooltip="Edit a picture from the step on in which it shows more of the concept than 99 % of the pictures "
+            "of each other concept. Look-alikes stay, and so does what shows only a little of it.",
         ),
     ]

@@ -88,14 +88,14 @@ def test_training_writes_what_spares_look_alikes_if_it_is_asked_to(tmp_path, cap
     plain, sparing, more = (tmp_path / f"{name}.safetensors" for name in ("plain", "sparing", "more"))
     assert train(both, plain, *size, "--groups", "object", "--concept-latents", "6") == 0
     assert train(both, sparing, *size, "--groups", "object", "--concept-latents", "6", "--spare-look-alikes") == 0
-    assert capsys.readouterr().out.count("in nearly all pictures of each other concept") == 1
+    assert capsys.readouterr().out.count("than nearly all pictures of each other concept do") == 1
     (as_ever, before, old), (sae, header, statistics) = load_sae(plain), load_sae(sparing)
     assert old.detection is None and (statistics.detection[:, ::6] > 0).any()
     assert torch.equal(sae.W_enc, as_ever.W_enc) and torch.equal(statistics.overall, old.overall)
     assert {concept.turn for concept in before.concepts} == {GUIDED_TURN}
     assert {concept.turn for concept in header.concepts} == {SPARING_TURN}
     assert train(both, more, "--extend", sparing, "--supervised-steps", "1") == 0
-    assert capsys.readouterr().out.count("in nearly all pictures of each other concept") == 1
+    assert capsys.readouterr().out.count("than nearly all pictures of each other concept do") == 1
     _, extended, joined = load_sae(more)
     assert extended.concepts[:3] == header.concepts and joined.positions == statistics.positions
     assert torch.equal(joined.detection[:, :18], statistics.detection) and not joined.detection[:, 18:].any()

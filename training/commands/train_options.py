@@ -6,7 +6,7 @@ from pathlib import Path
 from ...sae_ops.sae_file import TRAINED_BRANCHES
 from ..comfyui.node_options import option_of
 from ..config import ASSIGNMENTS, DEFAULT_K, PRECISIONS, TrainingConfig
-from ..look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
+from ..look_alikes import NEARLY_ALL_WITHOUT
 from .train_progress import PROGRESS
 
 CHOICES = {"precision": PRECISIONS, "assignment": ASSIGNMENTS, "branch": TRAINED_BRANCHES}
@@ -35,9 +35,9 @@ OPTIONS = {
     "statistics_vectors": "activation vectors from which scores, statistics and strengths are computed",
     "branch": "half of guidance to learn from: cond, what prompts ask for, to erase it; uncond, what is drawn, to "
     "watch it",
-    "spare_look_alikes": "edit a picture only if it shows more of the concept than "
-    f"{100 * NEARLY_ALL_WITHOUT:g} %% of the pictures of each other concept, or reaches what {100 * NEARLY_ALL_WITH:g} "
-    "%% of its own reach (default: edit every picture in which the concept fires)",
+    "spare_look_alikes": "edit a picture from the step on in which it shows more of the concept than "
+    f"{100 * NEARLY_ALL_WITHOUT:g} %% of the pictures of each other concept (default: edit every picture in which the "
+    "concept fires)",
     "seed": "seed of all random choices",
 }
 """The fields of TrainingConfig that the command line offers."""

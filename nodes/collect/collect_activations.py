@@ -15,7 +15,7 @@ from ...training.cache.storage import STORAGES
 from ...training.cache.writer import CacheWriter
 from ...training.prompts import read_prompts
 from ..files.cache_folders import new_cache_path
-from ..files.fingerprints import NEVER_THE_SAME, note_written, was_written
+from ..files.fingerprints import never_the_same, note_written, was_written
 from ..hooks.block_hooks import get_hooks, model_family, resolve_hookpoint, with_hooks
 from ..hooks.forward_hooks import BlockHook
 from ..hooks.text_hooks import resolve_text_hookpoint
@@ -95,7 +95,7 @@ class CollectActivations(io.ComfyNode):
         if name:
             shards = sorted(path.name for path in new_cache_path(name).glob("shard-*.json"))
             if not shards and was_written(new_cache_path(name)):
-                return NEVER_THE_SAME
+                return never_the_same()
             facts += shards
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 

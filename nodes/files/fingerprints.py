@@ -3,9 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-NEVER_THE_SAME = float("nan")
-"""The fingerprint of a node whose files are gone: ComfyUI still has its results, by that from before it ran."""
 _written: set[Path] = set()
+
+
+def never_the_same() -> float:
+    """The fingerprint of a node whose files are gone: ComfyUI still has its results, by that from before it ran.
+
+    A NaN, which differs from every other one; but in ComfyUI's keys one and the same object is equal to itself.
+    """
+    return float("nan")
 
 
 def note_written(path: Path) -> None:

@@ -9,7 +9,7 @@ from ...sae_ops.atomic_write import write_atomically
 from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
 from ...sae_ops.sae_file import HOOKED_TENSORS
-from ..files.fingerprints import NEVER_THE_SAME, is_gone, note_written
+from ..files.fingerprints import is_gone, never_the_same, note_written
 from ..files.output_paths import output_path
 from ..hooks.block_hooks import model_family
 from ..hooks.noise_levels import sigma_range
@@ -103,7 +103,7 @@ class LocateConcept(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name=None, **kwargs):
         """Runs again if the results are gone. A name that another node computes is None here."""
-        return NEVER_THE_SAME if name and is_gone(results_file(name)) else ""
+        return never_the_same() if name and is_gone(results_file(name)) else ""
 
     @classmethod
     def execute(

@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...sae_ops.sae_file import HOOKED_TENSORS
-from ..files.fingerprints import NEVER_THE_SAME, is_gone, stamps
+from ..files.fingerprints import is_gone, never_the_same, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
 from ..files.sae_files import FOLDER
@@ -74,7 +74,7 @@ class ImportSAE(io.ComfyNode):
         """
         out = [new_sae_path(name)] if name else []
         if any(map(is_gone, out)):
-            return NEVER_THE_SAME
+            return never_the_same()
         found = [here for wanted in (path, concepts, settings) if wanted and (here := _find(wanted))]
         files = [file for here in found for file in (sorted(here.iterdir()) if here.is_dir() else [here])]
         return stamps([*files, *out])

@@ -8,7 +8,7 @@ from ...training.cache.manifest import MANIFEST, CacheError
 from ...training.cache.reader import Cache
 from ...training.config import TrainingConfig
 from ..files.cache_folders import cache_path, find_cache
-from ..files.fingerprints import NEVER_THE_SAME, is_gone, stamps
+from ..files.fingerprints import is_gone, never_the_same, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
 from ..pictures import as_tensor
@@ -50,7 +50,7 @@ class TrainSAE(io.ComfyNode):
         """
         out = [new_sae_path(name)] if name else []
         if any(map(is_gone, out)):
-            return NEVER_THE_SAME
+            return never_the_same()
         folder = cache_path(cache) if cache else None
         watched = [folder / MANIFEST, *sorted(folder.glob("shard-*.json"))] if folder else []
         return stamps([*watched, *out])

@@ -88,7 +88,8 @@ def test_comfyui_runs_the_node_again_when_the_results_are_gone(locate, tmp_path)
     locate(name="gone", ranges="0-1", combine=1, hookpoints=MID)
     assert LocateConcept.fingerprint_inputs(**asked) == LocateConcept.fingerprint_inputs(**asked)
     (tmp_path / "sae_locate" / "gone.json").unlink()
-    assert LocateConcept.fingerprint_inputs(**asked) != LocateConcept.fingerprint_inputs(**asked)
+    gone = LocateConcept.fingerprint_inputs(**asked)
+    assert (gone,) != (LocateConcept.fingerprint_inputs(**asked),)  # as ComfyUI's keys hold them
 
 
 def test_noises_and_what_is_exchanged_are_those_that_were_asked_for(locate):

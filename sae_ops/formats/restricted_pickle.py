@@ -33,6 +33,8 @@ def read_torch_file(path: Path) -> Any:
             file.seek(0)
             for _ in range(0 if is_zip else OLD_PICKLES):
                 _refuse_makers(file)
+            if is_zip:
+                _refuse_programs(file)
         if is_zip:
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
@@ -77,6 +79,15 @@ def _refuse_makers(file: IO[bytes]) -> None:
             raise pickle.UnpicklingError(f"it asks for {str(argument).replace(' ', '.')}")
 
 
+def _refuse_programs(archive: BinaryIO) -> None:
+    """Before 2.6 torch.load runs those of TorchScript, as it finds this name, even if it is told weights_only.
+
+    Torch's own reader tells: another may see other names in an archive that was made so.
+    """
+    if "constants.pkl" in torch._C.PyTorchFileReader(archive).get_all_records():
+        raise pickle.UnpicklingError("it is a program of TorchScript")
+
+
 def _refuse_what_takes_memory(file: BinaryIO, size: int) -> None:
     """A pickle numbers what it says twice. It may begin with any number, for which Python then takes memory.
 
@@ -115,6 +126,8 @@ class _Storage:
     __slots__ = ()
 
     def __call__(self, data: bytes) -> torch.storage.TypedStorage:
+        if data.startswith(ZIP):
+            _refuse_programs(io.BytesIO(data))
         storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if not isinstance(storage, torch.storage.TypedStorage):
             raise pickle.UnpicklingError("it calls something else a tensor's numbers")

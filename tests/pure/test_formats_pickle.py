@@ -39,6 +39,21 @@ def bytes_of_zip(data: bytes) -> bytes:
     return changed.getvalue()
 
 
+class Program(torch.nn.Module):
+    def forward(self, x):
+        return x + 1
+
+
+def bytes_of_program() -> bytes:
+    """A file of torch.jit.save, stored as torch.save stores its own."""
+    saved, stored = io.BytesIO(), io.BytesIO()
+    torch.jit.save(torch.jit.script(Program()), saved)
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(stored, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return stored.getvalue()
+
+
 def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path, monkeypatch):
     def no_memory(*anything, **more):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
@@ -126,6 +141,18 @@ def test_the_payloads_are_real(tmp_path):
             pass
         ran += marker.exists()
     assert ran == 5
+
+
+@pytest.mark.parametrize("read, within", [(read_pickle, False), (read_pickle, True), (read_torch_file, False)])
+def test_a_program_of_torchscript_is_refused_before_torch_sees_it(tmp_path, monkeypatch, read, within):
+    """Before 2.6 torch runs it."""
+    program = bytes_of_program()
+    (tmp_path / "program.pt").write_bytes(
+        pickle.dumps(Call(torch.storage._load_from_bytes, program)) if within else program
+    )
+    monkeypatch.setattr(torch, "load", lambda *anything, **more: pytest.fail("torch has read it"))
+    with pytest.raises(SAEFileError, match="program.pt .*Nothing of it was run"):
+        read(tmp_path / "program.pt")
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -24,6 +24,8 @@ MOST_SELECTIONS = 4
 """So many are kept ready; which concepts a picture shows may change from step to step."""
 MOST_CALLS = 256
 """What terms do is kept ready for so many: more than the steps of a picture, for the next one."""
+MOST_WEIGHTS = 32
+"""Masks are kept pooled for so many calls that differ in their place; those of the next step are mostly the same."""
 
 
 class ConceptEdit:
@@ -61,18 +63,18 @@ class ConceptEdit:
         self._mean_positions = 0 if statistics.positions is None else int(statistics.positions)
         self._selections: dict[tuple[int, ...], Selection] = {}
         self._calls: dict[tuple[float, ...], tuple[torch.Tensor, TermLevels]] = {}
+        self._weights: dict[tuple[Place, torch.Size], torch.Tensor] = {}
 
     def __len__(self) -> int:
         """How many terms it has: one for each latent of each erasure."""
         return len(self._terms)
 
     def to(self, device: torch.device) -> "ConceptEdit":
-        """The same edit on another device; what topk needs of the whole encoder stays where it is."""
+        """The same edit on another device; masks, and what topk needs of the whole encoder, stay where they are."""
         moved = copy.copy(self)
         for name in ("_latents", "_detecting", "_decoder", "_centre"):
             setattr(moved, name, getattr(self, name).to(device))
-        moved._masks = [mask if mask is None else mask.to(device) for mask in self._masks]
-        moved._selections, moved._calls = {}, {}
+        moved._selections, moved._calls, moved._weights = {}, {}, {}
         return moved
 
     @torch.no_grad()
@@ -143,9 +145,14 @@ class ConceptEdit:
         """How much of every mask lies on each position, [images, masks, positions]."""
         if place is None:
             raise ValueError("A mask needs a picture to lie on, but this is none. Take the mask out.")
-        everywhere = torch.ones(len(x), x[0, 0].numel(), device=x.device)
-        weights = [everywhere if mask is None else mask_weights(mask, place, x.shape[2:]) for mask in self._masks]
-        return torch.stack(weights, dim=1)
+        key = place, x.shape
+        if key not in self._weights:
+            if len(self._weights) == MOST_WEIGHTS:
+                self._weights.clear()
+            everywhere = torch.ones(len(x), x[0, 0].numel())
+            weights = [everywhere if mask is None else mask_weights(mask, place, x.shape[2:]) for mask in self._masks]
+            self._weights[key] = torch.stack(weights, dim=1).to(x.device)
+        return self._weights[key]
 
     def _at(self, sigma: torch.Tensor, is_cond: torch.Tensor) -> tuple[torch.Tensor, TermLevels]:
         """Which terms change anything, bool [terms] on the CPU, and what they do, on the device of the maps."""

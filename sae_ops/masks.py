@@ -29,7 +29,9 @@ def mask_weights(mask: torch.Tensor, place: Place, sizes: tuple[int, ...]) -> to
     """The share of every position that is masked: fp32 [chunks * pictures in a chunk, positions], in 0 to 1.
 
     mask [masks, height, width] covers the whole picture, whatever its size; sizes are (frames,) height and width of
-    the map. Raises ValueError if there are neither one mask nor as many as pictures, or if the map is no picture.
+    the map. The weights are on the CPU: MPS cannot pool to sizes that do not divide.
+
+    Raises ValueError if there are neither one mask nor as many as pictures, or if the map is no picture.
     """
     if len(mask) not in (1, place.pictures):
         raise ValueError(
@@ -44,7 +46,7 @@ def mask_weights(mask: torch.Tensor, place: Place, sizes: tuple[int, ...]) -> to
         )
     height, width = place.cutout
     own = mask if len(mask) == 1 else mask[list(place.chunk)]
-    latents = F.adaptive_avg_pool2d(own, place.picture)
+    latents = F.adaptive_avg_pool2d(own.cpu(), place.picture)
     cutouts = torch.stack([latents[:, top : top + height, left : left + width] for top, left in place.corners])
     cutouts = cutouts.expand(-1, len(place.chunk), -1, -1).flatten(0, 1)
     filled_up = (0, place.covered[1] - width, 0, place.covered[0] - height)

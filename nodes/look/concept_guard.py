@@ -100,5 +100,5 @@ def blurred(images: torch.Tensor) -> torch.Tensor:
     height, width = images.shape[1:3]
     scale = BLURRED_SIDE / min(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = F.adaptive_avg_pool2d(images.movedim(3, 1), size)
-    return F.interpolate(small, (height, width), mode="bilinear").movedim(1, 3)
+    small = F.adaptive_avg_pool2d(images.movedim(3, 1).cpu(), size)  # MPS cannot pool to sizes that do not divide
+    return F.interpolate(small.to(images.device), (height, width), mode="bilinear").movedim(1, 3)

@@ -11,6 +11,7 @@ from sae_eraser.sae_ops.autoencoder import ACTIVATIONS, SAEConfig
 from sae_eraser.sae_ops.edit import ConceptEdit
 from sae_eraser.sae_ops.erasure import MODES, PAPER_COMPAT, STEER, Erasure
 from sae_eraser.sae_ops.largest import ScreenedEncoder
+from sae_eraser.sae_ops.masks import Place
 from sae_eraser.sae_ops.paper_edit import PaperEdit
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.learner import Learner, new_autoencoder
@@ -34,6 +35,16 @@ def test_an_edit(activation, mode):
     assert not torch.equal(expected, maps())
     torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(result.cpu() == maps(), expected == maps())
+
+
+def test_an_edit_with_a_mask():
+    mask = torch.zeros(1, 4, 6)
+    mask[:, :, :3] = 0.5
+    edit = ConceptEdit(random_sae(), CONCEPTS, random_statistics(), (Erasure(0, mask=mask), Erasure(1)))
+    place = Place((5, 7), (5, 7), (5, 7), ((0, 0),), 3, (0, 1, 2))
+    expected = edit(maps(), SIGMA, IS_COND, place)
+    result = edit.to(torch.device("cuda"))(maps().cuda(), SIGMA.cuda(), IS_COND.cuda(), place)
+    torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_papers_edit():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from pure.random_sae import CONCEPTS, random_sae, random_statistics
 from sae_eraser.sae_ops.autoencoder import ACTIVATIONS
@@ -158,6 +159,26 @@ def test_replaced_positions_take_no_vector_from_outside_the_mask_where_the_conce
     assert torch.equal(result[:, :, 0, 0], x[:, :, -1, -1])
     result[:, :, 0, 0] = x[:, :, 0, 0]
     assert torch.equal(result, x)
+
+
+def test_masks_are_pooled_on_the_cpu_and_once_for_all_steps(x, monkeypatch):
+    pooled, pool = [], F.adaptive_avg_pool2d
+
+    def noted(maps, size):
+        pooled.append(maps.device.type)
+        return pool(maps, size)
+
+    monkeypatch.setattr(F, "adaptive_avg_pool2d", noted)
+    edit = ConceptEdit(random_sae(), CONCEPTS, random_statistics(), (Erasure(0, mask=left_half(4, 6)),))
+    elsewhere = edit.to(torch.device("meta"))
+    for place in (whole(4, 6, images=2), whole(8, 12, images=2)):
+        for maps in (x, x.to("meta")):
+            here = edit if maps is x else elsewhere
+            before = len(pooled)
+            weights = here._mask_weights(maps, place)
+            assert weights.device == maps.device and len(pooled) == before + 2
+            assert here._mask_weights(maps, place) is weights and len(pooled) == before + 2
+    assert set(pooled) == {"cpu"}
 
 
 def test_a_mask_without_a_picture_is_refused(x):

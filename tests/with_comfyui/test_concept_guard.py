@@ -59,6 +59,22 @@ def test_of_a_large_picture_no_more_is_left_than_of_a_small_one(side):
     torch.testing.assert_close(grey, torch.full_like(grey, 0.5))
 
 
+class OnMPS(torch.Tensor):
+    """A tensor that says what one on a Mac's GPU says."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.nn.functional.adaptive_avg_pool2d:
+            raise RuntimeError("Adaptive pool MPS: input sizes must be divisible by output sizes.")
+        result = super().__torch_function__(function, types, args, kwargs)
+        return result.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else result
+
+
+def test_pictures_on_a_device_that_cannot_pool_them_are_blurred_like_others():
+    images = torch.rand(1, 30, 50, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(blurred(images.as_subclass(OnMPS)), blurred(images))
+
+
 def test_stopping_names_what_was_met(run):
     with pytest.raises(ValueError, match=r"It met: star \([01]\.\d\d\); allowed is 0.25"):
         guard(run, "star, tree", "stop")

@@ -1,7 +1,7 @@
 """How an SAE is trained."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -86,6 +86,16 @@ class TrainingConfig:
     def precision_on(self, device: torch.device) -> str:
         """The precision, or if none is set that of this device."""
         return self.precision or ("bf16" if is_fast_at_bf16(device) else "fp32")
+
+    def has_trained(self, training: dict) -> bool:
+        """Whether an SAE with these facts of its training, as its file has them, was trained with these settings.
+
+        A setting that an older file does not name was off. If no precision is set, that of any machine will do.
+        """
+        settings = asdict(self)
+        if self.precision is None:
+            del settings["precision"]
+        return all(training.get(name, False) == value for name, value in settings.items())
 
 
 def _option(field: str) -> str:

@@ -102,7 +102,8 @@ def is_made(plan: Plan, order: Order) -> bool:
     except SAEFileError:
         return False
     is_for_it = (header.hookpoint, header.autoencoder) == (order.hookpoint, order.config)
-    return is_for_it and _trained_with(plan).items() <= header.training.items()
+    is_of_it = plan.config.has_trained(header.training) and header.training.get("cache") == plan.cache.digest
+    return is_for_it and is_of_it
 
 
 def _trained_with(plan: Plan) -> dict:

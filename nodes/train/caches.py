@@ -6,15 +6,13 @@ from ...sae_ops.autoencoder import SAEConfig
 from ...sae_ops.sae_file import SAEFileError, read_header
 from ...training.cache.manifest import CacheError
 from ...training.cache.reader import Cache
+from ...training.config import TrainingConfig
 
 
 def is_trained(
-    out: Path, cache: Cache, hookpoint: str, groups: list[str], sae: SAEConfig, options: dict[str, float | None]
+    out: Path, cache: Cache, hookpoint: str, groups: list[str], sae: SAEConfig, config: TrainingConfig
 ) -> bool:
-    """Whether there is an SAE file that was made of this very cache with these settings.
-
-    A setting that an older file does not name was off.
-    """
+    """Whether there is an SAE file that was made of this very cache with these settings."""
     try:
         header = read_header(out)
     except SAEFileError:
@@ -24,7 +22,7 @@ def is_trained(
     alike = (
         (header.hookpoint, header.autoencoder) == (hookpoint, sae)
         and [(concept.group, concept.name) for concept in header.concepts] == concepts
-        and all(header.training.get(name, False) == value for name, value in options.items())
+        and config.has_trained(header.training)
     )
     if alike and cache.skips_bad_shards and header.training.get("cache") != cache.digest:
         for _ in cache.verify():  # leaves out damaged shards, as the training did

@@ -4,7 +4,7 @@ from comfy import model_management
 from comfy_api.latest import io, ui
 
 from ...sae_ops.autoencoder import SAEConfig
-from ...training.cache.manifest import MANIFEST, CacheError
+from ...training.cache.manifest import MANIFEST
 from ...training.cache.reader import Cache
 from ...training.config import TrainingConfig
 from ..files.cache_folders import cache_path, find_cache
@@ -76,8 +76,8 @@ class TrainSAE(io.ComfyNode):
     ) -> io.NodeOutput:
         """Trains, unless that was done before.
 
-        Raises ValueError if there is no such cache or hookpoint, or if the file exists and is not to be replaced; else
-        as run_command and finished_sae do.
+        Raises ValueError if there is no such cache or hookpoint, if the options do not go together, or if the file
+        exists and is not to be replaced; else as run_command and finished_sae do.
         """
         out = new_sae_path(name)
         folder = find_cache(cache)
@@ -88,10 +88,11 @@ class TrainSAE(io.ComfyNode):
             opened = Cache(folder, skip_bad_shards)
             point = choose_hookpoint(opened, hookpoint.strip())
             width = opened.shape(point)[-1]
-        except CacheError as error:
+            config = TrainingConfig(**options)
+        except ValueError as error:
             raise ValueError(in_words_of_nodes(str(error))) from error
         sae = SAEConfig(width, latents or 16 * width, activation, k)
-        if is_trained(out, opened, point, chosen, sae, options):
+        if is_trained(out, opened, point, chosen, sae, config):
             return finished_sae(out, ui.PreviewText(f"{out.name} was trained like this before, on this cache."))
         if not overwrite:
             refuse_to_replace(out)

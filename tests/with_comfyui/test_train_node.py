@@ -24,7 +24,7 @@ from sae_eraser.nodes.train.curves import HEIGHT, WIDTH
 from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.sae_file import load_sae, read_header, save_sae
 from sae_eraser.training.cli import command_line
-from sae_eraser.training.config import DEFAULT_K
+from sae_eraser.training.config import DEFAULT_K, PRECISIONS
 from sae_eraser.training.look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from with_comfyui.collecting import MID, UP, collector
 
@@ -165,6 +165,22 @@ def test_what_is_finished_is_not_trained_again(trained, train, saes, started, ca
             train(**changed)
     with pytest.raises(ValueError, match="mine.safetensors exists"):
         train(**same, cache=str(shorter))
+    assert not started
+
+
+def test_what_was_trained_with_other_settings_of_the_command_is_not_taken_for_it(trained, train, saes, started):
+    """The node has no input for these, and its own trainings have the defaults."""
+    saes.mkdir(parents=True)
+    sae, header, statistics = load_sae(trained[0])
+    assert header.training["precision"] in PRECISIONS
+    for other in ({"guidance_weight": 0.0}, {"concept_latents": 1}, {"statistics_vectors": 10}):
+        save_sae(saes / "mine.safetensors", sae, replace(header, training=header.training | other), statistics)
+        with pytest.raises(ValueError, match="mine.safetensors exists"):
+            train(groups="style, object")
+    for precision in PRECISIONS:  # which is the machine's
+        made = header.training | {"precision": precision}
+        save_sae(saes / "mine.safetensors", sae, replace(header, training=made), statistics)
+        train(groups="style, object")
     assert not started
 
 

@@ -1,14 +1,17 @@
 """Writing files so that a stop at any moment leaves either the whole new file or the old one."""
 
 import errno
-import glob
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 ENOUGH_BYTES = 1 << 16
 """A disk with less is full: what was written last may have needed more than was left."""
+PART = r"\.\w+\.part"
+"""What the name of a part's folder has after the file's, as a regular expression."""
 
 
 class DiskFull(OSError):
@@ -18,44 +21,43 @@ class DiskFull(OSError):
 def check_writable(path: Path) -> None:
     """Raises OSError if write_atomically could not begin to write there, as when the name is too long."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = _part_folder(path)
-    folder.mkdir(exist_ok=True)
-    folder.rmdir()
+    with _part_folder(path):
+        pass
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls write(part) with a name near `path` and then puts that file in its place, durably. Raises DiskFull.
 
-    The part has a folder of its own, which goes with all that the writer leaves in it, as safetensors does if it fails.
+    The part has a folder of its own, whoever else writes this file, which goes with all that the writer leaves in it,
+    as safetensors does if it fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = _part_folder(path)
     try:
-        folder.mkdir(exist_ok=True)
-        part = folder / "part"
-        part.touch()
-        mode = part.stat().st_mode
-        write(part)
-        part.chmod(mode)  # safetensors writes files that only their owner can read
-        with open(part, "rb+") as file:  # Windows flushes only what may be written
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with _part_folder(path) as folder:
+            part = Path(folder, "part")
+            part.touch()
+            mode = part.stat().st_mode
+            write(part)
+            part.chmod(mode)  # safetensors writes files that only their owner can read
+            with open(part, "rb+") as file:  # Windows flushes only what may be written
+                os.fsync(file.fileno())
+            os.replace(part, path)
     except Exception as error:  # torch and safetensors have errors of their own for it
         if _is_full(path.parent, error):
             raise DiskFull(f"The disk of {path} is full. Free some space and run the same again ({error}).") from error
         raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_parts(path: Path) -> None:
     """Removes what processes have left that were killed while they wrote this file; none may be writing it now."""
-    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        shutil.rmtree(part, ignore_errors=True)
+    for part in path.parent.glob("*.part"):
+        if re.fullmatch(re.escape(path.name) + PART, part.name):
+            shutil.rmtree(part, ignore_errors=True)
 
 
-def _part_folder(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.part")
+def _part_folder(path: Path) -> tempfile.TemporaryDirectory:
+    """A new one, since another computer that shares the folder may have a process of the same number."""
+    return tempfile.TemporaryDirectory(".part", f"{path.name}.", path.parent, ignore_cleanup_errors=True)
 
 
 def _is_full(folder: Path, error: Exception) -> bool:

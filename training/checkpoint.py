@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..sae_ops.atomic_write import write_atomically
+from ..sae_ops.atomic_write import PART, write_atomically
 
 
 class Checkpoints:
@@ -68,7 +68,7 @@ class Checkpoints:
         if not self.folder.is_dir():
             return
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name.startswith("settings")):
-            if re.fullmatch(r"(settings\.sha256|\d{9}\.pt)(\.\d+\.part)?", path.name):
+            if re.fullmatch(rf"(settings\.sha256|\d{{9}}\.pt)({PART})?", path.name):
                 with contextlib.suppress(OSError):  # other processes remove them too
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         with contextlib.suppress(OSError):

@@ -22,6 +22,19 @@ def test_the_folder_is_made(tmp_path):
     assert (tmp_path / "a" / "b" / "file").read_text() == "new"
 
 
+def test_two_can_write_one_file_at_once(tmp_path):
+    """As do two computers that share a folder, whose processes may have the same number."""
+
+    def write_slowly(part):
+        part.write_text("half of the ne")
+        write_atomically(tmp_path / "file", lambda other: other.write_text("another's"))
+        part.write_text("new")
+
+    write_atomically(tmp_path / "file", write_slowly)
+    assert (tmp_path / "file").read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file"
@@ -58,8 +71,10 @@ def test_what_a_killed_process_has_left_is_removed_when_asked(tmp_path):
     (tmp_path / "a[1]").write_text("old")
     (tmp_path / "a1.safetensors.4711.part").mkdir()
     assert len(os.listdir(tmp_path)) == 3
+    others = tmp_path / "a[1].safetensors.4711.part"  # of a file whose name goes on
+    others.mkdir()
     remove_parts(tmp_path / "a[1]")
-    assert sorted(os.listdir(tmp_path)) == ["a1.safetensors.4711.part", "a[1]"]
+    assert sorted(os.listdir(tmp_path)) == ["a1.safetensors.4711.part", "a[1]", others.name]
 
 
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -129,18 +129,27 @@ def test_a_long_name_fits_into_a_file_system():
     assert len(long) < 100 and long != too
 
 
-def test_a_name_that_concept_guard_would_cut_in_two_is_refused_before_anything_is_sampled(tmp_path, capsys):
+def test_a_name_with_a_comma_is_guarded(tmp_path):
+    """Concept Guard keeps it whole."""
     (tmp_path / "p.jsonl").write_text('{"prompt": "a bar at night", "artist": ["Hopper, Edward"]}')
     (tmp_path / "judge.py").write_text("judge = print")
     files = {"prompts": tmp_path / "p.jsonl", "classifier": f"{tmp_path / 'judge.py'}:judge", "out": tmp_path / "out"}
     options = files | {"checkpoint": "c", "sae": "mine", "guard": "g", "server": "http://nowhere"}
     line = ["evaluate", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
     comfyui = nullcontext(Listing(["Hopper, Edward"]))
-    with mock.patch.object(evaluate_command, "chosen_comfyui", lambda options: comfyui):
+    guard = {"sae": "g", "threshold": 0.5}
+    sampling = Sampling("c", "mine", [LabelledPrompt("a bar at night", {})], 0, 4, {"height": 8, "width": 8}, {}, guard)
+    run = mock.Mock(side_effect=ValueError("enough"))
+    with (
+        mock.patch.object(evaluate_command, "chosen_comfyui", lambda options: comfyui),
+        mock.patch.object(evaluate_command, "read_sampling", lambda *anything: sampling),
+        mock.patch.object(evaluate_command, "check_classifier", lambda classifier, *anything: classifier),
+        mock.patch.object(evaluate_command, "keep_settings"),
+        mock.patch.object(evaluate_command, "_run", run),
+    ):
         assert main(line) == 1
-    said = capsys.readouterr().err
-    assert "'Hopper, Edward' cannot be evaluated with --guard" in said and "Leave out --guard" in said
-    assert not (tmp_path / "out").exists()
+    (_, _, guarded, (setting, *_), *_), _ = run.call_args
+    assert batch_graph(guarded, setting, 0)["guard"]["inputs"]["concepts"] == "Hopper, Edward"
 
 
 def test_a_model_for_videos_is_refused(tmp_path, monkeypatch):

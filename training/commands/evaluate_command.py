@@ -28,7 +28,7 @@ from ..evaluation.pictures import ORIGINAL, Sampling, Setting, picture_files, sa
 from ..evaluation.result_page import write_page
 from ..evaluation.result_text import definitions, table_rows, write_results
 from ..evaluation.results import Results, measure_erasure, measure_originals, picture_changes
-from ..evaluation.settings import ERASING, GUARDING, check_guarded, choose_concepts, keep_settings, read_sampling
+from ..evaluation.settings import ERASING, GUARDING, choose_concepts, keep_settings, read_sampling
 from ..progress import progress_bar
 from ..prompts import label_groups, read_prompts, read_text
 
@@ -111,8 +111,6 @@ def run(options: argparse.Namespace) -> None:
     classifier = open_classifier(options.classifier, groups, _texts(options.clip_text, groups))
     with chosen_comfyui(options) as comfyui:
         concepts = choose_concepts(comfyui, options.sae, options.concepts, groups)
-        if options.guard:
-            check_guarded(concepts)
         sampling = read_sampling(comfyui, options, prompts)
         classifier = check_classifier(classifier, groups, sampling.inputs["height"], sampling.inputs["width"])
         keep_settings(comfyui, options.out, sampling)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import urllib.error
 from dataclasses import asdict
 from pathlib import Path
@@ -50,16 +49,6 @@ def choose_concepts(comfyui: ComfyUI, sae: str, wanted: list[str] | None, groups
     if twice:
         raise ValueError(f"'{twice[0]}' is a label of several groups. Give it another name in all but one of them.")
     return chosen
-
-
-def check_guarded(concepts: list[str]) -> None:
-    """Raises ValueError for a concept that Concept Guard would take for several: commas separate its names."""
-    several = [concept for concept in concepts if re.search("[,\n]", concept)]
-    if several:
-        raise ValueError(
-            f"'{several[0]}' cannot be evaluated with --guard: Concept Guard reads a name with a comma or a line break "
-            "as several. Leave out --guard, or name the other concepts with --concepts."
-        )
 
 
 def _installed_concepts(comfyui: ComfyUI, sae: str) -> list[str]:

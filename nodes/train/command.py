@@ -62,14 +62,17 @@ def run_command(arguments: list[str], on_line: Callable[[str], object]) -> None:
 
 
 def in_words_of_nodes(message: str) -> str:
-    """The command's message with inputs of the nodes in place of its options: --skip-bad-shards is skip_bad_shards."""
+    """The command's message with inputs of the nodes in place of its options: --skip-bad-shards is skip_bad_shards.
+
+    Within words, as those of a path are, nothing is an option.
+    """
 
     def in_words(option: re.Match) -> str:
         if option[1] in COMMAND_ONLY:
             return f"{option[0]} (in a terminal)"
         return INPUTS.get(option[1], option[1].replace("-", "_"))
 
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", in_words, message)
+    return re.sub(r"(?<![^\s('\"])--([a-z]+(?:-[a-z]+)*)", in_words, message)
 
 
 def _pass_on(process: subprocess.Popen, on_line: Callable[[str], object]) -> None:

@@ -78,5 +78,8 @@ def test_a_crash_is_told_with_its_last_lines(script):
 def test_options_are_inputs():
     text = "Pass --skip-bad-shards, or --k; up--down and a - b stay"
     assert in_words_of_nodes(text).startswith("Pass skip_bad_shards, or k;")
+    for path in ("/hub/models--owner--name/sae.safetensors", "C:\\runs--old\\--my-cache", "a/--out/b"):
+        text = f"{path}: nothing says what 'k' is; pass it with --k ('--k' or --k=3), or (--hooked)."
+        assert in_words_of_nodes(text) == f"{path}: nothing says what 'k' is; pass it with k ('k' or k=3), or (hooked)."
     text = "Choose more --latents or fewer --concept-latents."
     assert in_words_of_nodes(text) == "Choose more latents or fewer --concept-latents (in a terminal)."

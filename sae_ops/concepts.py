@@ -2,7 +2,7 @@
 
 import difflib
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -125,3 +125,16 @@ def detecting_terms(concepts: tuple[Concept, ...]) -> list[range]:
     """For every concept the columns that tell whether a picture shows it: the first, if that detects, else all."""
     ranges = zip(concepts, term_ranges(concepts), strict=True)
     return [terms[:1] if concept.first_detects else terms for concept, terms in ranges]
+
+
+def detecting_alone(
+    concepts: tuple[Concept, ...], statistics: ConceptStatistics
+) -> tuple[tuple[Concept, ...], ConceptStatistics]:
+    """The concepts with those of their latents alone that tell whether a picture shows them, and their statistics."""
+    columns = [term for terms in detecting_terms(concepts) for term in terms]
+    tables = {name: getattr(statistics, name) for name in ("with_concept", "background", "overall", "detection")}
+    own = {name: table[:, columns] for name, table in tables.items() if table is not None}
+    firsts = (
+        replace(concept, latents=concept.latents[:1]) if concept.first_detects else concept for concept in concepts
+    )
+    return tuple(firsts), replace(statistics, **own)

@@ -1,13 +1,14 @@
 """Watches how strongly concepts fire while a model samples, and keeps that for nodes that run afterwards."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...sae_ops.chosen_latents import ChosenLatents
+from ...sae_ops.concepts import detecting_alone
 from ..files.sae_files import LoadedSAE
 from ..files.whole_encoders import whole_encoder
 from ..hooks.block_hooks import find_transformer_options, get_hooks, with_hooks
@@ -29,9 +30,12 @@ class UnwatchedLatent(ValueError):
 
 @dataclass(eq=False)
 class Watch:
-    """The runs of a watched model; what the SAE_WATCH sockets carry. Holds no model."""
+    """The runs of a watched model; what the SAE_WATCH sockets carry. Holds no diffusion model."""
 
     sae: LoadedSAE
+    """With the latents alone that detect its concepts."""
+    encoder: ModelPatcher | None
+    """The SAE's whole encoder, if its activation needs it."""
     runs: deque[WatchedRun] = field(default_factory=deque)
     _readers: dict[torch.device, ChosenLatents] = field(default_factory=dict)
     _running: RunInProgress | None = None
@@ -112,9 +116,8 @@ class Watch:
 
     def _reader(self, device: torch.device) -> ChosenLatents:
         if device not in self._readers:
-            encoder = whole_encoder(self.sae)
             latents = [latent for concept in self.sae.header.concepts for latent in concept.latents]
-            reader = ChosenLatents(self.sae.autoencoder, latents, encoder.model if encoder else None)
+            reader = ChosenLatents(self.sae.autoencoder, latents, self.encoder.model if self.encoder else None)
             self._readers[device] = reader.to(device)
         return self._readers[device]
 
@@ -133,11 +136,12 @@ def watch(model: ModelPatcher, sae: LoadedSAE) -> tuple[ModelPatcher, Watch]:
     """
     if not sae.header.concepts:
         raise ValueError(f"The SAE '{sae.name}' has no concepts to watch. Choose an SAE that has some.")
-    own = Watch(sae)
+    concepts, statistics = detecting_alone(sae.header.concepts, sae.statistics)
+    encoder = whole_encoder(sae)
+    own = Watch(replace(sae, header=replace(sae.header, concepts=concepts), statistics=statistics), encoder)
     watched = with_hooks(model, (BlockHook(resolve_sae(model, sae), sae.header.hooked, own.read), *get_hooks(model)))
     watched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, own.sample)
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, own.call)
-    encoder = whole_encoder(sae)
     if encoder:
         watched.set_additional_models(KEY, [*watched.get_additional_models_with_key(KEY), encoder])
     return watched, own

@@ -1,10 +1,21 @@
 """Finding concepts by name, and how their statistics run over noise levels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pure.random_sae import CONCEPTS, SIGMAS, random_statistics
-from sae_eraser.sae_ops.concepts import Concept, ConceptStatistics, UnknownConcept, find_concept, term_ranges
+from sae_eraser.sae_ops.concepts import (
+    Concept,
+    ConceptStatistics,
+    UnknownConcept,
+    detecting_alone,
+    detecting_terms,
+    find_concept,
+    term_ranges,
+)
+from sae_eraser.sae_ops.scores import concept_scores, fired, relative
 
 NAMESAKES = (*CONCEPTS, Concept("disc", "sound", (9,)), Concept("Art Deco: late", "style", (10,)))
 MEANS = ("with_concept", "background", "overall")
@@ -103,3 +114,23 @@ def test_statistics_answer_for_the_terms_asked_and_every_image():
     means = random_statistics().at(torch.tensor([0.1, 10.0]), torch.tensor([4, 0, 4]))
     table = random_statistics().overall
     torch.testing.assert_close(means["overall"], table[[0, 2]][:, [4, 0, 4]], rtol=1e-6, atol=0)
+
+
+def test_what_detects_a_concept_says_the_same_without_the_rest():
+    concepts = tuple(replace(concept, first_detects=concept.name != "grainy") for concept in CONCEPTS)
+    statistics = replace(random_statistics(), detection=random_statistics(seed=1).overall)
+    own, own_statistics = detecting_alone(concepts, statistics)
+    assert [concept.latents for concept in own] == [(0,), (1,), (2,), (5, 7)]
+    z = torch.rand(2, 3, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    own_z, sigmas = z[:, :, [0, 1, 3, 4, 5]], torch.tensor([5.0, 0.5])
+    assert torch.equal(
+        concept_scores(own_z, sigmas, own, own_statistics), concept_scores(z, sigmas, concepts, statistics)
+    )
+    for terms, own_terms in zip(detecting_terms(concepts), detecting_terms(own), strict=True):
+        assert torch.equal(fired(own_z, sigmas, own_terms, own_statistics), fired(z, sigmas, terms, statistics))
+        pairs = zip(
+            relative(own_z, sigmas, own_terms, own_statistics), relative(z, sigmas, terms, statistics), strict=True
+        )
+        assert all(torch.equal(one, other) for one, other in pairs)
+        at, own_at = statistics.at(sigmas, torch.tensor(terms)), own_statistics.at(sigmas, torch.tensor(own_terms))
+        assert torch.equal(own_at["detection"], at["detection"])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sae_eraser.nodes.files.load_sae import LoadSAE
 from sae_eraser.nodes.look.concept_score import THRESHOLD, ConceptScore, read_scores
 from sae_eraser.sae_ops.concepts import UnknownConcept
 from shapecanvas.concepts import OBJECTS, STYLES, pair_prompt
@@ -97,6 +98,13 @@ def test_a_concept_without_a_score_is_no_bar_to_the_others(seen):
     for concept in ("heart", ""):
         with pytest.raises(ValueError, match="No score can be told for heart"):
             score(blind, latent, concept)
+
+
+def test_what_does_not_detect_a_concept_is_not_kept(seen):
+    objects, _, latent = seen
+    concepts = LoadSAE.execute(OBJECTS_SAE).result[0].header.concepts
+    assert all(len(concept.latents) > 1 and concept.first_detects for concept in concepts)
+    assert objects.run_of(latent["samples"]).z.shape[2] == len(concepts)
 
 
 def test_nan_is_no_score(seen):

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    root = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != here]  # else `import config` finds ours
+    root = here.parent
     spec = importlib.util.spec_from_file_location(
         "sae_eraser", root / "__init__.py", submodule_search_locations=[str(root)]
     )

@@ -134,10 +134,12 @@ def test_it_runs_from_inside_custom_nodes_without_being_installed(tmp_path):
         shutil.copy(ROOT / file, copy)
     with (copy / "training" / "cli.py").open("a") as file:
         file.write("\nprint(__file__)\n")
+        file.write("import importlib.util\nprint('config:', importlib.util.find_spec('config'))\n")
     command = [sys.executable, copy / "training", "train", "--help"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert str(copy) in run.stdout
+    assert "config: None" in run.stdout, "other packages and a user's modules find their own"
     assert "--supervised-steps" in run.stdout
     project = copy / "pyproject.toml"
     project.write_text(re.sub(r'^version = ".+"$', 'version = "12.3.4"', project.read_text(), flags=re.MULTILINE))

@@ -1,5 +1,7 @@
 """How the activations of an image lie, which is the same for all images of a cache."""
 
+from collections.abc import Iterable
+
 import torch
 
 Layout = tuple[dict[str, tuple[int, ...]], torch.Tensor]
@@ -20,6 +22,18 @@ def are_alike(first: Layout | None, second: Layout | None) -> bool:
     if first is None or second is None:
         return False
     return first[0] == second[0] and _are_same_levels(first[1], second[1])
+
+
+def most_usual(layouts: Iterable[Layout]) -> Layout | None:
+    """The one that most of them are like; of several the first. None if there is none."""
+    kinds: list[list[Layout]] = []
+    for layout in layouts:
+        alike = next((kind for kind in kinds if are_alike(kind[0], layout)), None)
+        if alike is None:
+            kinds.append([layout])
+        else:
+            alike.append(layout)
+    return max(kinds, key=len)[0] if kinds else None
 
 
 def _are_same_levels(sigmas: torch.Tensor, of_one: torch.Tensor) -> bool:

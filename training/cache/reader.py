@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..prompts import label_groups
-from .layout import Layout, are_alike, layout_of
+from .layout import Layout, are_alike, layout_of, most_usual
 from .manifest import CacheError, read_manifest
 from .shards import (
     MAP_POSITIONS,
@@ -71,11 +71,12 @@ class Cache:
         return [image for shard in self.shards for image in self.settings.shard_images(shard)]
 
     def verify(self) -> Iterator[int]:
-        """Compares every shard with its checksum and with the first, yielding its number of bytes after each.
+        """Compares every shard with its checksum and with most others, yielding its number of bytes after each.
 
         Raises CacheError.
         """
-        first = next((layout for shard in self.shards if (layout := self._layout(shard))), None)
+        layouts = {shard: self._layout(shard) for shard in self.shards}
+        usual = most_usual(layout for layout in layouts.values() if layout)
 
         def fault(shard: int) -> str | None:
             try:
@@ -83,7 +84,7 @@ class Cache:
                     return "is damaged (its checksum is wrong)"
             except OSError as error:  # of a disk that fails
                 return f"cannot be read ({error})"
-            fits = are_alike(self._layout(shard), first)
+            fits = are_alike(layouts[shard], usual)
             return None if fits else "does not fit the others: it has other hookpoints, maps or noise levels"
 
         with ThreadPoolExecutor(4) as pool:

@@ -5,11 +5,14 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 ENOUGH_BYTES = 1 << 16
 """A disk with less is full: what was written last may have needed more than was left."""
+BUSY_SECONDS, POLL_SECONDS = 2.0, 0.1
+"""How long a file on Windows may be open elsewhere, and how often it is tried."""
 PART = r"\.\w+\.part"
 """What the name of a part's folder has after the file's, as a regular expression."""
 
@@ -41,7 +44,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             part.chmod(mode)  # safetensors writes files that only their owner can read
             with open(part, "rb+") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
-            os.replace(part, path)
+            _replace(part, path)
     except Exception as error:  # torch and safetensors have errors of their own for it
         if _is_full(path.parent, error):
             raise DiskFull(f"The disk of {path} is full. Free some space and run the same again ({error}).") from error
@@ -53,6 +56,16 @@ def remove_parts(path: Path) -> None:
     for part in path.parent.glob("*.part"):
         if re.fullmatch(re.escape(path.name) + PART, part.name):
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace(part: Path, path: Path) -> None:
+    """On Windows it waits a while for a virus scanner, or whoever else has the file open for a moment."""
+    for _ in range(round(BUSY_SECONDS / POLL_SECONDS) if os.name == "nt" else 0):
+        try:
+            return os.replace(part, path)
+        except PermissionError:
+            time.sleep(POLL_SECONDS)
+    os.replace(part, path)
 
 
 def _part_folder(path: Path) -> tempfile.TemporaryDirectory:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import stat
+from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 
@@ -101,6 +103,37 @@ def test_what_is_flushed_was_opened_for_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", seen)
     write_atomically(tmp_path / "file", lambda part: part.write_text("new"))
     assert modes == [os.O_RDWR]
+
+
+@pytest.mark.parametrize("refusals, written", [(5, True), (1000, False)])
+def test_on_windows_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, refusals, written):
+    """A virus scanner opens what is new. This stands for Windows."""
+    path, tries, waited, replace = tmp_path / "file", [], [], os.replace
+    path.write_text("old")
+
+    def busy(part, path):
+        tries.append(part)
+        if len(tries) <= refusals:
+            raise PermissionError(13, "Access is denied", str(part), 5, str(path))
+        replace(part, path)
+
+    windows = mock.Mock(wraps=os, replace=busy)
+    windows.name = "nt"
+    monkeypatch.setattr("sae_eraser.sae_ops.atomic_write.os", windows)
+    monkeypatch.setattr("sae_eraser.sae_ops.atomic_write.time.sleep", waited.append)
+    with nullcontext() if written else pytest.raises(PermissionError):
+        write_atomically(path, lambda part: part.write_text("new"))
+    assert path.read_text() == ("new" if written else "old")
+    assert sum(waited) == pytest.approx(0.5 if written else 2.0)
+
+
+def test_elsewhere_what_may_not_be_replaced_is_said_at_once(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=PermissionError(1, "Operation not permitted")))
+    monkeypatch.setattr("sae_eraser.sae_ops.atomic_write.time.sleep", waited.append)
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "file", lambda part: part.write_text("new"))
+    assert not waited
 
 
 def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):

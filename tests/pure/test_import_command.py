@@ -174,9 +174,15 @@ def test_our_own_file_needs_no_import(out, tmp_path, capsys):
     assert "already" in capsys.readouterr().err
 
 
-def test_a_path_that_is_not_there_downloads_nothing(out, capsys):
-    """Names that no repository can have are never looked up."""
-    for path in ("nowhere", "/no/such/folder", "./a/b", "a b/c"):
+def test_a_path_that_is_not_there_downloads_nothing(out, capsys, monkeypatch, tmp_path):
+    """Names that no repository can have are never looked up, nor what is missing in a folder that is here."""
+    hub = mock.Mock()
+    hub.snapshot_download = lambda *anything, **more: pytest.fail("it downloads")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.chdir(tmp_path)
+    Path("models", "sae").mkdir(parents=True)
+    names = ("nowhere", "/no/such/folder", "./a/b", "../x/y", "_a/b", "a/.b", "a b/c", "models/sae/theirs.safetensors")
+    for path in names:
         assert main(["import", path, "--out", str(out), *PLACE]) == 1
         assert f"{Path(path)} does not exist" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from ..concept_tables import Settings, concepts_of_table, read_settings
 from ..model_families import MODEL_FAMILIES, other_spelling_of
 from .out_file import check_out
 
-REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+(?:/[\w./-]+)?")
+REPOSITORY_ID = re.compile(r"[^\W_][\w.-]*/[^\W_][\w.-]*(?:/[\w./-]+)?")
 """Of Hugging Face, with or without a folder or file in it."""
 
 
@@ -140,8 +140,11 @@ def _placed(header: SAEHeader, options: argparse.Namespace, name: str) -> SAEHea
 
 
 def _local(path: str) -> Path:
-    """The path itself, or where a repository of this name was downloaded to. Raises ValueError."""
-    if Path(path).exists() or not REPOSITORY_ID.fullmatch(path):
+    """The path itself, or where a repository of this name was downloaded to. Raises ValueError.
+
+    A name in a folder that is here is not looked up: it is mistyped.
+    """
+    if Path(path).exists() or Path(path).parent.is_dir() or not REPOSITORY_ID.fullmatch(path):
         return Path(path)
     try:
         import huggingface_hub

@@ -85,6 +85,18 @@ def test_the_strip_goes_from_the_first_step_to_the_last(run):
     assert torch.equal(shown[:80, -118:], both[:80, -118:])
 
 
+@pytest.mark.parametrize("concept", ["house", ""])
+def test_a_run_with_nan_is_said(run, concept):
+    z = run[0].run_of(run[1]["samples"]).z
+    kept = z[0, 0, 0].clone()
+    z[0, 0, 0].fill_(torch.nan)
+    try:
+        with pytest.raises(ValueError, match="No score can be told for circle: the model has drawn NaN"):
+            draw(run, concept)
+    finally:
+        z[0, 0, 0] = kept
+
+
 def test_bars_grow_with_what_was_met():
     maps = torch.stack([torch.full((4, 4), value) for value in (0.0, 1.0, 2.0)])
     picture = strip(maps, torch.ones(3), [0, 1, 2])

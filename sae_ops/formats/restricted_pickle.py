@@ -12,6 +12,7 @@ from typing import IO, Any, BinaryIO
 
 import torch
 
+from ..reasons import reason_of
 from ..sae_file import SAEFileError
 
 ZIP = b"PK\x03\x04"
@@ -106,9 +107,8 @@ def _refusal(path: Path, error: Exception) -> SAEFileError:
             f"{path} does not fit into memory: it needs about twice its size, which is {path.stat().st_size / 1e9:.1f} "
             "GB. Close other programs, or use a computer with more."
         )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return SAEFileError(
-        f"{path} is damaged, or holds more than tensors, dicts, lists, numbers and strings ({reason}). "
+        f"{path} is damaged, or holds more than tensors, dicts, lists, numbers and strings ({reason_of(error)}). "
         "Nothing of it was run. Get it again from where it was published."
     )
 

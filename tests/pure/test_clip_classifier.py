@@ -1,6 +1,7 @@
 """CLIP as a classifier, against the model itself."""
 
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -53,6 +54,13 @@ def test_clip_compares_pictures_with_texts(clip):
 
 def test_a_folder_without_clip(tmp_path):
     with pytest.raises(ClassifierError, match="there is no CLIP model.*It must be a folder with"):
+        open_classifier(f"clip:{tmp_path}", LABELS, {})
+
+
+def test_an_error_without_a_message_is_named_by_its_kind(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", mock.Mock(side_effect=OSError))
+    with pytest.raises(ClassifierError, match=r"there is no CLIP model \(OSError\)"):
         open_classifier(f"clip:{tmp_path}", LABELS, {})
 
 

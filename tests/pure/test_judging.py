@@ -9,6 +9,7 @@ from pure.to_judge import BRIGHTNESS, PICTURES
 from sae_eraser.training.evaluation import judging
 from sae_eraser.training.evaluation.classifiers import open_classifier
 from sae_eraser.training.evaluation.judging import (
+    Classifier,
     ClassifierError,
     Judgement,
     check_classifier,
@@ -27,6 +28,14 @@ def test_labels_that_the_classifier_does_not_know(brightness):
         check_classifier(classifier, {"shade": ["black", "grey"]}, 8, 8)
     with pytest.raises(ClassifierError, match="does not judge 'mood'.*it judges shade"):
         check_classifier(classifier, {"mood": ["calm"]}, 8, 8)
+
+
+def test_an_error_without_a_message_is_named_by_its_kind():
+    def judge(pictures):
+        raise RuntimeError
+
+    with pytest.raises(ClassifierError, match=r"mine cannot judge a picture \(RuntimeError\)"):
+        check_classifier(Classifier("mine", "", judge), {}, 8, 8)
 
 
 def test_one_class_alone_would_be_seen_in_every_picture(brightness):

@@ -9,6 +9,7 @@ from ...sae_ops.description import describe_file
 from ...sae_ops.formats import known_formats, no_statistics, read_foreign
 from ...sae_ops.formats.checkpoint import WEIGHT_SUFFIXES
 from ...sae_ops.hookpoints import is_hookpoint_name
+from ...sae_ops.reasons import reason_of
 from ...sae_ops.sae_file import HOOKED_TENSORS, SAEHeader, is_sae_file, save_sae
 from ...sae_ops.text_hookpoints import is_text_hookpoint_name
 from ..concept_tables import Settings, concepts_of_table, read_settings
@@ -160,7 +161,7 @@ def _local(path: str) -> Path:
     try:
         folder = huggingface_hub.snapshot_download(f"{owner}/{name}", allow_patterns=wanted)
     except Exception as error:  # a download that breaks off has the errors of whatever library it went through
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise ValueError(
             f"{path} does not exist here, and Hugging Face does not give it ({reason}). Check the name and the network."
         ) from error

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ...sae_ops.reasons import reason_of
 from .judging import Classifier, ClassifierError, Judgement, fingerprint
 from .network_classifier import normalised
 
@@ -27,10 +28,10 @@ def open_clip(name: str, source: str, labels: dict[str, list[str]], texts: dict[
         model = CLIPModel.from_pretrained(source, local_files_only=local, use_safetensors=True)
         tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ClassifierError(
-            f"{name}: there is no CLIP model ({reason}). It must be a folder with config.json, model.safetensors and "
-            "the tokenizer's files, or an id on Hugging Face such as clip:openai/clip-vit-large-patch14."
+            f"{name}: there is no CLIP model ({reason_of(error)}). It must be a folder with config.json, "
+            "model.safetensors and the tokenizer's files, or an id on Hugging Face such as "
+            "clip:openai/clip-vit-large-patch14."
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)

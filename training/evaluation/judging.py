@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ...sae_ops.atomic_write import write_atomically
+from ...sae_ops.reasons import reason_of
 
 PICTURES_AT_ONCE = 32
 NOTHING = "nothing, withheld"
@@ -73,7 +74,7 @@ def check_classifier(classifier: Classifier, labels: dict[str, list[str]], heigh
         answer = classifier.judge(noise)
     except (RuntimeError, TypeError) as error:
         raise ClassifierError(
-            f"The classifier {classifier.name} cannot judge a picture ({str(error).splitlines()[0]}). Correct its "
+            f"The classifier {classifier.name} cannot judge a picture ({reason_of(error)}). Correct its "
             "size, mean and std."
         ) from error
     if not all(values.isfinite().all() for values in answer.probabilities.values()):

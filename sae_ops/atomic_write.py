@@ -75,5 +75,6 @@ def _part_folder(path: Path) -> tempfile.TemporaryDirectory:
 
 def _is_full(folder: Path, error: Exception) -> bool:
     reasons = (errno.ENOSPC, errno.EDQUOT)
-    said = any(getattr(error, "errno", None) == reason or os.strerror(reason) in str(error) for reason in reasons)
+    texts = [text for text in map(os.strerror, reasons) if "Unknown" not in text]  # as of what Windows has no quota for
+    said = getattr(error, "errno", None) in reasons or any(text in str(error) for text in texts)
     return said or shutil.disk_usage(folder).free < ENOUGH_BYTES

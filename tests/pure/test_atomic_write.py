@@ -1,5 +1,6 @@
 """Writing a file: the whole new one or the old one, whatever happens."""
 
+import errno
 import os
 import shutil
 import stat
@@ -134,6 +135,14 @@ def test_elsewhere_what_may_not_be_replaced_is_said_at_once(tmp_path, monkeypatc
     with pytest.raises(PermissionError):
         write_atomically(tmp_path / "file", lambda part: part.write_text("new"))
     assert not waited
+
+
+def test_what_the_system_has_no_text_for_is_no_full_disk(tmp_path, monkeypatch):
+    """Windows has none for a quota."""
+    monkeypatch.setattr(os, "strerror", lambda number: "No space left" if number == errno.ENOSPC else "Unknown error")
+    for said, raised in (("Unknown error", RuntimeError), ("No space left on device", DiskFull)):
+        with pytest.raises(raised):
+            write_atomically(tmp_path / "file", mock.Mock(side_effect=RuntimeError(said)))
 
 
 def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):

@@ -74,7 +74,9 @@ def test_a_block_has_diffusers_name_and_comfyuis_path(unets, family, name, path)
 
 
 def test_all_names_and_paths_are_known_as_such(unets):
-    for point in (point for unet in unets.values() for point in list_hookpoints(unet)):
+    points = [point for unet in unets.values() for point in list_hookpoints(unet)]
+    assert points
+    for point in points:
         assert all(is_hookpoint_name(name) for name in (point.name, point.path, f"unet.{point.name}"))
 
 

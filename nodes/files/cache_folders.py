@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 
 from ...training.cache.manifest import MANIFEST
+from .other_computers import refuse_other_computers
 from .output_paths import output_path
 
 FOLDER = "sae_cache"
@@ -16,8 +17,11 @@ def new_cache_path(name: str) -> Path:
 
 
 def cache_path(cache: str) -> Path:
-    """The folder of this name in output/sae_cache, or of this whole path, whether it is there or not."""
-    return _root() / cache.strip()
+    """The folder of this name in output/sae_cache, or of this whole path, whether it is there or not.
+
+    Raises ValueError as refuse_other_computers does.
+    """
+    return _root() / refuse_other_computers(cache)
 
 
 def find_cache(cache: str) -> Path:

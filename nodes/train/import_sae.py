@@ -12,6 +12,7 @@ from ...sae_ops.sae_file import HOOKED_TENSORS
 from ..files.fingerprints import is_gone, never_the_same, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
+from ..files.other_computers import refuse_other_computers
 from ..files.sae_files import FOLDER
 from .command import run_command
 
@@ -139,9 +140,13 @@ def _imported_before(out: Path, arguments: list[str]) -> str:
 
 
 def _find(path: str) -> Path | None:
-    """The file or folder of this name in models/sae, or of this whole path; None if there is none."""
-    places = [Path(root, path.strip()) for root in folder_paths.get_folder_paths(FOLDER)]
-    return next((place for place in places if path.strip() and place.exists()), None)
+    """The file or folder of this name in models/sae, or of this whole path; None if there is none.
+
+    Raises ValueError as refuse_other_computers does.
+    """
+    wanted = refuse_other_computers(path)
+    places = [Path(root, wanted) for root in folder_paths.get_folder_paths(FOLDER)]
+    return next((place for place in places if wanted and place.exists()), None)
 
 
 def _existing(path: str) -> Path:

@@ -142,6 +142,13 @@ def test_a_cancelled_training_goes_on_to_the_same_bytes(trained, train, saes, mo
         assert torch.equal(load_file(saes / "mine.safetensors")[name], tensor)
 
 
+@pytest.mark.parametrize("use", [run, lambda path: TrainSAE.fingerprint_inputs(cache=path)])
+def test_no_workflow_makes_windows_sign_in_at_another_computer(saes, use):
+    for path in ("//server/share/cache", r"\\server\share\cache"):
+        with pytest.raises(ValueError, match="names another computer.*Copy the files to this one"):
+            use(path)
+
+
 def test_no_group_is_an_option_of_the_command(train, saes, tmp_path):
     """Workflows are shared by strangers."""
     other = tmp_path / "other.safetensors"

@@ -32,8 +32,10 @@ class Moved:
         return sum(worse > BROKEN for worse in self.worse) / len(self.worse)
 
     @property
-    def mean_lead(self) -> float:
-        return sum(self.lead) / len(self.lead)
+    def whole(self) -> float:
+        """Share of pictures that the partner's prompt fits better and that are not broken."""
+        pictures = zip(self.lead, self.worse, strict=True)
+        return sum(lead > 0 and worse <= BROKEN for lead, worse in pictures) / len(self.lead)
 
 
 def judge_moved(own: torch.Tensor, partner: torch.Tensor, originals: torch.Tensor, partners: torch.Tensor) -> Moved:

@@ -13,6 +13,8 @@ LEGEND = (
 
 RELIABLE = 0.9
 """The model must tell so many of the originals right to be a judge."""
+TOO_BROKEN = 0.5
+"""Where more of the pictures are broken, it says little how many have moved."""
 
 
 def table(located: Located, pictures: int, recognised: float) -> str:
@@ -38,14 +40,20 @@ def table(located: Located, pictures: int, recognised: float) -> str:
 
 
 def verdict(located: Located) -> str:
-    """Which blocks the concept cannot slip past, if any, in a sentence."""
-    last = located.best[-1]
-    names = " + ".join(last.hookpoints)
-    if last.moved.share >= ENOUGH:
-        blocks = "one block" if len(last.hookpoints) == 1 else f"these {len(last.hookpoints)} blocks together"
-        return f"The concept cannot slip past {blocks}: {names} ({100 * last.moved.share:.0f} %)."
+    """Which blocks the concept cannot slip past, if any, or that broken pictures hide it."""
+    chosen = located.chosen
+    names, moved = " + ".join(chosen.hookpoints), chosen.moved
+    if moved.whole >= ENOUGH:
+        blocks = "one block" if len(chosen.hookpoints) == 1 else f"these {len(chosen.hookpoints)} blocks together"
+        return f"The concept cannot slip past {blocks}: {names} ({100 * moved.share:.0f} %)."
+    if moved.share >= ENOUGH or moved.broken > TOO_BROKEN:
+        return (
+            f"This cannot tell whether the concept slips past the best that was tried, {names}: it moves along in "
+            f"{100 * moved.share:.0f} %, but {100 * moved.broken:.0f} % of the pictures are broken. Choose other "
+            "hookpoints, or exchange less: residual as hooked, or a shorter range as the first."
+        )
     return (
-        f"The concept can slip past the best that was tried, {names} ({100 * last.moved.share:.0f} %); all blocks "
+        f"The concept can slip past the best that was tried, {names} ({100 * moved.share:.0f} %); all blocks "
         f"together move it in {100 * located.together.moved.share:.0f} %. Allow larger combinations, or more blocks."
     )
 

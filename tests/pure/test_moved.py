@@ -17,11 +17,11 @@ def test_pictures_by_hand():
     assert moved.worse == [1.0, 1.0, 2.0, 3.0, 3.0]
     assert moved.share == 0.4  # the second and the fourth; the third could be either
     assert moved.broken == 0.6
-    assert moved.mean_lead == pytest.approx(sum(moved.lead) / 5)
+    assert moved.whole == 0.2  # the second alone; the fourth is broken
 
 
 def test_pictures_that_became_nan_are_broken():
     ones, nan = torch.ones(2), torch.tensor([math.nan, 1.0])
     moved = judge_moved(nan, nan, ones, ones)
-    assert (moved.share, moved.broken, moved.mean_lead) == (0, 0.5, 0)
+    assert (moved.share, moved.broken, moved.whole) == (0, 0.5, 0)
     assert json.loads(json.dumps(moved.worse, allow_nan=False))[0] > 1.5

@@ -229,6 +229,41 @@ def test_the_table_says_past_what_the_concept_cannot_slip():
     assert text.endswith("The model can hardly tell the originals apart: do not rely on this. Choose clearer pairs.")
 
 
+def broken_by(moved: dict[str, tuple[int, int]]):
+    """A measure in which a block moves so many of a hundred pictures and breaks so many, of those moved first.
+
+    Blocks together move and break as many as the one that moves most.
+    """
+
+    def measure(names, when):
+        share, broken = max(moved[name] for name in names)
+        lead, worse = [1.0] * share + [-1.0] * (100 - share), [1.6] * broken + [1.0] * (100 - broken)
+        return Exchanged(names, when, (9.0, 1.0), Moved(lead, worse))
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "moved, chosen",
+    [
+        ({"a": (100, 100), "b": (97, 2)}, "b"),  # what breaks every picture is not the best
+        ({"a": (40, 0), "b": (97, 0), "c": (97, 0)}, "b"),  # of those that are alike the earlier
+        ({"a": (80, 0), "b": (90, 40)}, "a"),
+    ],
+)
+def test_pictures_that_are_broken_do_not_count_as_moved(moved, chosen):
+    located = locate_with(broken_by(moved), list(moved), [Range(0, 1)], 2)
+    assert located.chosen.hookpoints == (chosen,)
+    assert f": {chosen} (" in table(located, 100, 1.0) or f"was tried, {chosen} (" in table(located, 100, 1.0)
+
+
+@pytest.mark.parametrize("share, broken", [(100, 100), (100, 20), (60, 51)])
+def test_the_table_says_where_broken_pictures_leave_it_open(share, broken):
+    text = table(locate_with(broken_by({"a": (share, broken)}), ["a"], [Range(0, 1)], 3), 100, 1.0)
+    assert f"the best that was tried, a: it moves along in {share} %, but {broken} % of the pictures are broken" in text
+    assert "Choose other hookpoints, or exchange less" in text and "cannot slip past" not in text
+
+
 def test_the_picture_is_as_blue_as_the_concept_moves():
     drawn = picture(locate_with(made_up({"a": 0.0, "b": 1.0}), ["a", "b"], [Range(0, 1)], 1))
     pixels = torch.frombuffer(bytearray(drawn.tobytes()), dtype=torch.uint8).reshape(-1, 3)

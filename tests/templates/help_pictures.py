@@ -15,7 +15,7 @@ from demo import pictures, run, strip
 
 from .erasing import erase_in_one_region, erase_one_concept
 from .graph import Graph
-from .looking import guard, see_where_a_concept_is
+from .looking import see_where_a_concept_is, withhold_pictures_of_a_concept
 from .parts import STYLES, UPPER, ask, draw, load
 from .training import train_an_sae
 
@@ -81,7 +81,7 @@ PICTURES: dict[str, tuple[Callable, Callable]] = {
     "erase_mask": (erase_in_one_region, sheet),
     "steer_concept": (steer, sheet),
     "concept_heatmap": (see_where_a_concept_is, sheet),
-    "concept_guard": (guard, sheet),
+    "concept_guard": (withhold_pictures_of_a_concept, sheet),
     "train_sae": (train_an_sae, curves),
     "locate_concept": (locate, table),
 }

@@ -9,7 +9,8 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...sae_ops.sae_file import HOOKED_TENSORS
-from ..files.fingerprints import is_gone, never_the_same, stamps
+from ..files.fingerprints import stamps
+from ..files.left_files import changes_since, note_left
 from ..files.load_sae import SAE
 from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
 from ..files.other_computers import refuse_other_computers
@@ -68,62 +69,67 @@ class ImportSAE(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, path=None, name=None, concepts=None, settings=None, **kwargs):
-        """Changes with the files, and is never the same if the SAE file is gone.
+    def fingerprint_inputs(cls, **inputs):
+        """Changes with the files, and if the SAE file is not as the node has left it.
 
         An input that another node computes is None here.
         """
-        out = [new_sae_path(name)] if name else []
-        if any(map(is_gone, out)):
-            return never_the_same()
-        found = [here for wanted in (path, concepts, settings) if wanted and (here := _find(wanted))]
+        wanted = [path for name in ("path", "concepts", "settings") if (path := inputs.get(name))]
+        found = [here for path in wanted if (here := _find(path))]
         files = [file for here in found for file in (sorted(here.iterdir()) if here.is_dir() else [here])]
-        return stamps([*files, *out])
+        name = inputs.get("name")
+        return [*stamps(files), *(changes_since(new_sae_path(name), inputs) if name else [])]
 
     @classmethod
-    def execute(
-        cls,
-        path,
-        name,
-        hookpoint,
-        model_family,
-        concepts,
-        group,
-        overwrite,
-        hooked,
-        settings,
-        percentile,
-        multiplier,
-        k,
-        threshold,
-        download,
-    ) -> io.NodeOutput:
-        """Imports, unless that was done before.
-
-        Raises ValueError if a path names nothing, or if the file exists, is another one and is not to be replaced; else
-        as run_command and finished_sae do.
-        """
+    def execute(cls, name, **inputs) -> io.NodeOutput:
+        """Imports, unless that was done before. Raises ValueError as _import does; else as finished_sae does."""
         out = new_sae_path(name)
-        given = {
-            "hookpoint": hookpoint.strip(),
-            "model_family": "" if model_family == AS_FILES_SAY else model_family,
-            "hooked": "" if hooked == AS_FILES_SAY else hooked,
-            "k": k,
-            "threshold": threshold,
-            "concepts": str(_existing(concepts)) if concepts.strip() else "",
-            "settings": str(_existing(settings)) if settings.strip() else "",
-            "group": group.strip(),
-        }
-        source = path.strip() if download and path.strip() and not _find(path) else str(_existing(path))
-        arguments = ["import", source]
-        arguments += [f"--{option.replace('_', '-')}={value}" for option, value in given.items() if value]
-        arguments += [f"--percentile={percentile}", f"--multiplier={multiplier}"]
-        text: list[str] = []
-        if out.exists() and not overwrite:
-            text.append(_imported_before(out, arguments))
-        else:
-            run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
-        return finished_sae(out, ui.PreviewText("\n".join(text)))
+        finished = finished_sae(out, ui.PreviewText("\n".join(_import(out, **inputs))))
+        note_left(out, {"name": name, **inputs})
+        return finished
+
+
+def _import(
+    out,
+    path,
+    hookpoint,
+    model_family,
+    concepts,
+    group,
+    overwrite,
+    hooked,
+    settings,
+    percentile,
+    multiplier,
+    k,
+    threshold,
+    download,
+) -> list[str]:
+    """Writes the SAE file `out`, unless it is there already; the lines that the node shows.
+
+    Raises ValueError if a path names nothing, or if the file exists, is another one and is not to be replaced; else
+    as run_command does.
+    """
+    given = {
+        "hookpoint": hookpoint.strip(),
+        "model_family": "" if model_family == AS_FILES_SAY else model_family,
+        "hooked": "" if hooked == AS_FILES_SAY else hooked,
+        "k": k,
+        "threshold": threshold,
+        "concepts": str(_existing(concepts)) if concepts.strip() else "",
+        "settings": str(_existing(settings)) if settings.strip() else "",
+        "group": group.strip(),
+    }
+    source = path.strip() if download and path.strip() and not _find(path) else str(_existing(path))
+    arguments = ["import", source]
+    arguments += [f"--{option.replace('_', '-')}={value}" for option, value in given.items() if value]
+    arguments += [f"--percentile={percentile}", f"--multiplier={multiplier}"]
+    text: list[str] = []
+    if out.exists() and not overwrite:
+        text.append(_imported_before(out, arguments))
+    else:
+        run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
+    return text
 
 
 def _imported_before(out: Path, arguments: list[str]) -> str:

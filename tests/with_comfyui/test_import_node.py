@@ -77,11 +77,37 @@ def test_no_model_family_of_comfyui_is_taken_for_another_spelling():
 
 
 def test_comfyui_runs_the_node_again_when_the_sae_is_gone(saes):
+    asked = inputs(**PLACE)
     run(**PLACE)
-    assert ImportSAE.fingerprint_inputs(**inputs()) == ImportSAE.fingerprint_inputs(**inputs())
+    assert ImportSAE.fingerprint_inputs(**asked) == ImportSAE.fingerprint_inputs(**asked)
     (saes / "imported.safetensors").unlink()
-    gone = ImportSAE.fingerprint_inputs(**inputs())
-    assert (gone,) != (ImportSAE.fingerprint_inputs(**inputs()),)  # as ComfyUI's keys hold them
+    assert ImportSAE.fingerprint_inputs(**asked) != ImportSAE.fingerprint_inputs(**asked)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_comfyui_keeps_the_import_of_an_unchanged_workflow(saes, overwrite):
+    asked = inputs(**PLACE, overwrite=overwrite)
+    before = ImportSAE.fingerprint_inputs(**asked)
+    run(**PLACE, overwrite=overwrite)
+    assert ImportSAE.fingerprint_inputs(**asked) == before
+    assert ImportSAE.fingerprint_inputs(**{**asked, "path": None}) == []  # computed by another node
+
+
+@pytest.mark.parametrize("change", ["deleted", "changed", "imported otherwise"])
+def test_comfyui_imports_again_what_was_deleted_or_changed(saes, change):
+    """Once: the fingerprint before that run is the fingerprint after it."""
+    asked, file = inputs(**PLACE, overwrite=True), saes / "imported.safetensors"
+    first = ImportSAE.fingerprint_inputs(**asked)
+    run(**PLACE, overwrite=True)
+    if change == "deleted":
+        file.unlink()
+    elif change == "changed":
+        file.write_bytes(b"something else")
+    else:
+        run(**PLACE, overwrite=True, multiplier=-2.0)
+    before = ImportSAE.fingerprint_inputs(**asked)
+    run(**PLACE, overwrite=True)
+    assert first != before == ImportSAE.fingerprint_inputs(**asked)
 
 
 def test_what_the_files_leave_out_is_asked_for(saes):

@@ -8,6 +8,7 @@ import comfy.supported_models
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ...sae_ops.formats import files_of
 from ...sae_ops.sae_file import HOOKED_TENSORS
 from ..files.fingerprints import stamps
 from ..files.left_files import changes_since, note_left
@@ -75,10 +76,11 @@ class ImportSAE(io.ComfyNode):
         An input that another node computes is None here.
         """
         wanted = [path for name in ("path", "concepts", "settings") if (path := inputs.get(name))]
-        found = [here for path in wanted if (here := _find(path))]
-        files = [file for here in found for file in (sorted(here.iterdir()) if here.is_dir() else [here])]
-        name = inputs.get("name")
-        return [*stamps(files), *(changes_since(new_sae_path(name), inputs) if name else [])]
+        files = [file for path in wanted if (here := _find(path)) for file in files_of(here)]
+        if not (name := inputs.get("name")):
+            return stamps(files)
+        out = new_sae_path(name)
+        return [*stamps(file for file in files if file != out), *changes_since(out, inputs)]
 
     @classmethod
     def execute(cls, name, **inputs) -> io.NodeOutput:

@@ -8,9 +8,12 @@ import torch
 from ..autoencoder import SparseAutoencoder
 from ..concepts import ConceptStatistics
 from ..sae_file import HOOKED_TENSORS, SAEFileError, SAEHeader, is_sae_file, load_sae
-from .checkpoint import WEIGHT_SUFFIXES, Checkpoint, open_checkpoint
+from .checkpoint import SETTINGS, WEIGHT_SUFFIXES, Checkpoint, open_checkpoint
 from .origin import named_origin
 from .table import FORMATS, Format
+
+PLACES = ("*", "*/*", "*/*/*")
+"""Where in a folder an SAE may lie."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def find_weights(path: Path) -> Path:
     if not path.is_dir():
         raise SAEFileError(f"{path} does not exist. Give an SAE file, or the folder in which one lies.")
     others: list[Path] = []
-    for pattern in ("*", "*/*", "*/*/*"):
+    for pattern in PLACES:
         found = [file for file in sorted(path.glob(pattern)) if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
         saes = [file for file in found if recognise(file)]
         if len(saes) > 1:
@@ -84,6 +87,14 @@ def find_weights(path: Path) -> Path:
     if len(others) == 1:  # whatever is wrong with it can be said
         return others[0]
     raise SAEFileError(f"{path} holds no SAE in a known format. Known are: {', '.join(known_formats())}.")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files on which depends what read_foreign makes of `path`: weights, and settings beside them."""
+    if path.is_dir():
+        found = [file for pattern in PLACES for file in path.glob(pattern)]
+        return sorted(file for file in found if file.suffix in WEIGHT_SUFFIXES or file.name in SETTINGS)
+    return [path, *(path.with_name(name) for name in SETTINGS)]
 
 
 def known_formats() -> list[str]:

@@ -141,6 +141,23 @@ def test_comfyui_runs_the_node_again_when_the_files_have_changed(saes):
     assert ImportSAE.fingerprint_inputs(**inputs(path="gone")) == ImportSAE.fingerprint_inputs() == []
 
 
+@pytest.mark.parametrize("path", ["outer", "outer/middle/theirs", "outer/middle/theirs/sae.safetensors"])
+@pytest.mark.parametrize("changed", ["cfg.json", "sae.safetensors"])
+def test_comfyui_runs_the_node_again_when_a_file_has_changed_that_is_read_with_it(saes, path, changed):
+    folder = saes / "outer" / "middle" / "theirs"
+    shutil.copytree(saes / "theirs", folder)
+    before = ImportSAE.fingerprint_inputs(**inputs(path=path))
+    (folder / changed).write_text("{}")
+    assert ImportSAE.fingerprint_inputs(**inputs(path=path)) != before
+
+
+def test_what_the_node_writes_into_the_folder_that_it_reads_is_not_read(saes):
+    asked = inputs(path=".")
+    before = ImportSAE.fingerprint_inputs(**asked)
+    (saes / "imported.safetensors").write_text("{}")
+    assert ImportSAE.fingerprint_inputs(**asked) == before
+
+
 def test_the_defaults_are_the_commands(pack):
     assert (inputs()["percentile"], inputs()["multiplier"]) == (Settings.percentile, Settings.multiplier)
 

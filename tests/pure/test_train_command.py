@@ -199,14 +199,14 @@ def test_a_folder_that_cannot_be_made(cache, tmp_path, refused):
 
 
 def test_a_folder_that_cannot_be_written(cache, out, refused, monkeypatch):
-    mkdir = Path.mkdir
+    mkdir = os.mkdir
 
     def denied(path, *args, **kwargs):  # root may write everywhere
-        if path.parent == out.parent:
+        if Path(path).parent == out.parent:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         mkdir(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "mkdir", denied)
+    monkeypatch.setattr(os, "mkdir", denied)
     assert f"{out} cannot be written (Permission denied)" in refused(cache)
 
 

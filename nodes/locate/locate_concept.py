@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import comfy.samplers
 import torch
 from comfy_api.latest import io, ui
 
@@ -129,21 +130,23 @@ class LocateConcept(io.ComfyNode):
         path = results_file(name)
         noises = [seed for seed in range(first_seed, first_seed + seeds) for _ in every]
         most = most_exchanges(len(points), len(parts), combine)
+        settings = {
+            "model_family": model_family(model),
+            "pairs": [list(pair) for pair in every],
+            "first_seed": first_seed,
+            "seeds": seeds,
+            "hooked": hooked,
+            **sampling,
+        }
+        _check_ranges(model, parts, sampling)
+        results = LocateResults(path, settings)
         with SamplingProgress(path.stem, getattr(cls.hidden, "unique_id", None)) as progress:
             sampler = PairSampler(clip, every * seeds, noises, batch_size, sampling, most, progress)
             originals = sampler.originals(model)
             _check_originals(originals, every)
+            results.start(originals)
             errors, swapped_errors = sampler.errors(model, originals)
             recognised = (errors < swapped_errors).double().mean().item()
-            settings = {
-                "model_family": model_family(model),
-                "pairs": [list(pair) for pair in every],
-                "first_seed": first_seed,
-                "seeds": seeds,
-                "hooked": hooked,
-                **sampling,
-            }
-            results = LocateResults(path, settings, originals)
 
             def measure(names: tuple[str, ...], when: Range) -> Exchanged:
                 known = results.get(names, when)
@@ -153,7 +156,7 @@ class LocateConcept(io.ComfyNode):
                 exchange = Exchange(*sigma_range(model, when.start, when.end))
                 latents = sampler.exchanged(model, [points[name] for name in names], hooked, exchange)
                 if not exchange.sigmas:
-                    raise ValueError(f"No step of the sampler lies in {when} of the sampling. Widen it, or add steps.")
+                    raise _no_step_in(when)
                 moved = judge_moved(*sampler.errors(model, latents), errors, partners(errors))
                 measurement = Exchanged(names, when, (max(exchange.sigmas), min(exchange.sigmas)), moved)
                 results.add(measurement)
@@ -173,6 +176,20 @@ def results_file(name: str) -> Path:
     """output/sae_locate/NAME.json. Raises ValueError if the name would lead out of it."""
     path = output_path("sae_locate", name, "results")
     return path.with_name(f"{path.name}.json")
+
+
+def _check_ranges(model, ranges: list[Range], sampling: dict) -> None:
+    """Raises ValueError, before any picture is sampled, if no step of the sampler lies in one of the ranges."""
+    names = sampling["sampler_name"], sampling["scheduler"]
+    levels = comfy.samplers.KSampler(model, sampling["steps"], model.load_device, *names).sigmas[:-1].tolist()
+    for when in ranges:
+        start, end = sigma_range(model, when.start, when.end)
+        if not any(end <= level <= start for level in levels):
+            raise _no_step_in(when)
+
+
+def _no_step_in(when: Range) -> ValueError:
+    return ValueError(f"No step of the sampler lies in {when} of the sampling. Widen it, or add steps.")
 
 
 def _check_originals(originals: torch.Tensor, pairs: list[tuple[str, str]]) -> None:

@@ -10,6 +10,8 @@ from ...sae_ops.atomic_write import write_atomically
 from ...sae_ops.moved import Moved
 from .locate_inputs import Range
 
+REMEDY = "Choose another name, or delete that file."
+
 
 @dataclass(frozen=True)
 class Exchanged:
@@ -25,16 +27,26 @@ class Exchanged:
 class LocateResults:
     """The measurements of one file; all were made with the same settings, on the same original pictures."""
 
-    def __init__(self, path: Path, settings: dict, originals: torch.Tensor):
-        """settings: whatever JSON can hold; originals: latents [pictures, ...].
+    def __init__(self, path: Path, settings: dict):
+        """settings: whatever JSON can hold.
 
-        Raises ValueError if the file has measurements made with other settings or another model.
+        Raises ValueError if the file cannot be read, or has measurements made with other settings.
         """
         self.path, self._settings = path, settings
-        self._originals = [round(value, 4) for value in originals.flatten(1).std(dim=1).tolist()]
+        self._originals: list[float] = []
         self._measured: dict[tuple[tuple[str, ...], Range], Exchanged] = {}
         if path.exists():
             self._read()
+
+    def start(self, originals: torch.Tensor) -> None:
+        """Before the first measurement: originals are latents [pictures, ...].
+
+        Raises ValueError if the file has measurements of another model, which drew other pictures.
+        """
+        then = self._originals
+        self._originals = [round(value, 4) for value in originals.flatten(1).std(dim=1).tolist()]
+        if then and not torch.allclose(torch.tensor(self._originals), torch.tensor(then), rtol=0.02):
+            raise ValueError(f"{self.path} was measured with another model: it draws other pictures. {REMEDY}")
 
     def get(self, hookpoints: tuple[str, ...], when: Range) -> Exchanged | None:
         return self._measured.get((hookpoints, when))
@@ -53,7 +65,6 @@ class LocateResults:
         return json.dumps({"settings": self._settings, "originals": self._originals, "measured": measured}, indent=1)
 
     def _read(self) -> None:
-        remedy = "Choose another name, or delete that file."
         try:
             found = json.loads(self.path.read_text())
             differing = [name for name, value in self._settings.items() if found["settings"].get(name) != value]
@@ -61,10 +72,8 @@ class LocateResults:
                 moved = Moved(**row["moved"])
                 measurement = Exchanged(tuple(row["hookpoints"]), Range(**row["when"]), tuple(row["sigmas"]), moved)
                 self._measured[measurement.hookpoints, measurement.when] = measurement
+            self._originals = torch.tensor(found["originals"], dtype=torch.float64).tolist()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{self.path} cannot be read ({error!r}). {remedy}") from error
+            raise ValueError(f"{self.path} cannot be read ({error!r}). {REMEDY}") from error
         if differing:
-            raise ValueError(f"{self.path} was measured with other settings ({', '.join(differing)}). {remedy}")
-        now, then = torch.tensor(self._originals), torch.tensor(found["originals"])
-        if not torch.allclose(now, then, rtol=0.02):
-            raise ValueError(f"{self.path} was measured with another model: it draws other pictures. {remedy}")
+            raise ValueError(f"{self.path} was measured with other settings ({', '.join(differing)}). {REMEDY}")

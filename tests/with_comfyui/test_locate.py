@@ -151,6 +151,32 @@ def test_what_cannot_be_measured_is_said(locate, changed, message):
         locate(**changed)
 
 
+@pytest.mark.parametrize(
+    "content, changed, message",
+    [
+        ("{}", {}, "cannot be read"),
+        (None, {"cfg": 2.0}, r"measured with other settings \(cfg\)"),
+        (None, {"ranges": "0-1, 0.1-0.2"}, "No step of the sampler lies in 10-20 %"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_any_picture_is_sampled(
+    locate, world, tmp_path, content, changed, message
+):
+    locate(hookpoints=MID, ranges="0-1", combine=1)
+    if content:
+        (tmp_path / "sae_locate" / "here.json").write_text(content)
+    calls: list[int] = []
+    with pytest.raises(ValueError, match=message):
+        locate(model=counted(world, calls), **changed)
+    assert not calls
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "heun", "uni_pc", "dpm_2"])
+def test_the_narrowest_range_with_a_step_is_measured(locate, sampler_name):
+    (row,) = locate(hookpoints=MID, ranges="0-0.001", combine=1, sampler_name=sampler_name)[2]["measured"]
+    assert row["sigmas"][0] == row["sigmas"][1] > 10
+
+
 def test_a_model_that_draws_nan_is_not_measured(locate, world):
     broken = world.model.clone()
     broken.add_patches({"diffusion_model.out.2.bias": (torch.full((16,), torch.nan),)})

@@ -23,6 +23,7 @@ def is_trained(
         (header.hookpoint, header.autoencoder) == (hookpoint, sae)
         and [(concept.group, concept.name) for concept in header.concepts] == concepts
         and config.has_trained(header.training)
+        and "extended" not in header.training
     )
     if alike and cache.skips_bad_shards and header.training.get("cache") != cache.digest:
         for _ in cache.verify():  # leaves out damaged shards, as the training did

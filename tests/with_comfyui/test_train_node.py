@@ -176,11 +176,11 @@ def test_what_is_finished_is_not_trained_again(trained, train, saes, started, ca
 
 
 def test_what_was_trained_with_other_settings_of_the_command_is_not_taken_for_it(trained, train, saes, started):
-    """The node has no input for these, and its own trainings have the defaults."""
+    """The node has no input for these, and its own trainings have the defaults; nor does it extend an SAE."""
     saes.mkdir(parents=True)
     sae, header, statistics = load_sae(trained[0])
     assert header.training["precision"] in PRECISIONS
-    for other in ({"guidance_weight": 0.0}, {"concept_latents": 1}, {"statistics_vectors": 10}):
+    for other in ({"guidance_weight": 0.0}, {"concept_latents": 1}, {"statistics_vectors": 10}, {"extended": {}}):
         save_sae(saes / "mine.safetensors", sae, replace(header, training=header.training | other), statistics)
         with pytest.raises(ValueError, match="mine.safetensors exists"):
             train(groups="style, object")

@@ -10,7 +10,7 @@ from ...sae_ops.atomic_write import write_atomically
 from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
 from ...sae_ops.sae_file import HOOKED_TENSORS
-from ..files.fingerprints import is_gone, never_the_same, note_written
+from ..files.left_files import changes_since, note_left
 from ..files.output_paths import output_path
 from ..hooks.block_hooks import model_family
 from ..hooks.noise_levels import sigma_range
@@ -103,8 +103,9 @@ class LocateConcept(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name=None, **kwargs):
-        """Runs again if the results are gone. A name that another node computes is None here."""
-        return never_the_same() if name and is_gone(results_file(name)) else ""
+        """Changes if the results are not as the node has left them. A name that another node computes is None here."""
+        files = result_files(name) if name else ()
+        return [change for file in files for change in changes_since(file, {})]
 
     @classmethod
     def execute(
@@ -127,7 +128,7 @@ class LocateConcept(io.ComfyNode):
         points = {
             point.name: point for point in choose_hookpoints(hookpoints, list_hookpoints(model.model.diffusion_model))
         }
-        path = results_file(name)
+        path, text_file, picture_file = files = result_files(name)
         noises = [seed for seed in range(first_seed, first_seed + seeds) for _ in every]
         most = most_exchanges(len(points), len(parts), combine)
         settings = {
@@ -164,18 +165,20 @@ class LocateConcept(io.ComfyNode):
 
             located = locate(measure, list(points), parts, combine)
         text, drawn = table(located, len(originals), recognised), picture(located)
-        write_atomically(path.with_suffix(".md"), lambda part: part.write_text(text))
-        write_atomically(path.with_suffix(".png"), lambda part: drawn.save(part, "PNG"))
-        note_written(path)
+        write_atomically(text_file, lambda part: part.write_text(text))
+        write_atomically(picture_file, lambda part: drawn.save(part, "PNG"))
+        for file in files:
+            note_left(file, {})
         image = as_tensor(drawn)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, results.json(), ui=shown)
 
 
-def results_file(name: str) -> Path:
-    """output/sae_locate/NAME.json. Raises ValueError if the name would lead out of it."""
+def result_files(name: str) -> tuple[Path, Path, Path]:
+    """output/sae_locate/NAME.json, .md and .png. Raises ValueError if the name would lead out of it."""
     path = output_path("sae_locate", name, "results")
-    return path.with_name(f"{path.name}.json")
+    results, text, picture = (path.with_name(path.name + ending) for ending in (".json", ".md", ".png"))
+    return results, text, picture
 
 
 def _check_ranges(model, ranges: list[Range], sampling: dict) -> None:

@@ -92,6 +92,19 @@ def test_comfyui_runs_the_node_again_when_the_results_are_gone(locate, tmp_path)
     assert (gone,) != (LocateConcept.fingerprint_inputs(**asked),)  # as ComfyUI's keys hold them
 
 
+@pytest.mark.parametrize("ending", ["md", "png"])
+def test_comfyui_has_the_table_and_the_picture_made_again_when_they_are_gone(locate, tmp_path, ending):
+    few = {"name": f"again.{ending}", "ranges": "0-1", "combine": 1, "hookpoints": MID}
+    first = LocateConcept.fingerprint_inputs(name=few["name"])
+    locate(**few)
+    assert LocateConcept.fingerprint_inputs(name=few["name"]) == first
+    file = tmp_path / "sae_locate" / f"{few['name']}.{ending}"
+    file.unlink()
+    before = LocateConcept.fingerprint_inputs(name=few["name"])
+    locate(**few)
+    assert file.is_file() and first != before == LocateConcept.fingerprint_inputs(name=few["name"])
+
+
 def test_noises_and_what_is_exchanged_are_those_that_were_asked_for(locate):
     few = {"hookpoints": MID, "ranges": "0-1", "combine": 1}
     third, fourth, both = (

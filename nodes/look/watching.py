@@ -96,9 +96,29 @@ class Watch:
         if len(found) == len(places) and len(kinds) == 1:
             z = torch.stack([run.z[:, row] for run, row in found], dim=1)
             return WatchedRun(latents, found[0][0].sigmas, z)
-        raise UnwatchedLatent(
-            "This latent was not made with the watched model, or too many runs ago. Connect the MODEL of Watch "
-            "Concepts to the sampler and the sampler's LATENT, unchanged, to this node; then run with another seed."
+        raise UnwatchedLatent(self._why_unwatched(latents, len(kinds) > 1))
+
+    def _why_unwatched(self, latents: torch.Tensor, differ: bool) -> str:
+        """What to do about these latents; differ: they are of runs that met other noise levels, or other maps."""
+        if differ:
+            return (
+                "These pictures were made in runs with other noise levels. Connect the MODEL of Watch Concepts to the "
+                "samplers of all with the same steps and scheduler, or look at those of each run by themselves."
+            )
+        if not self.runs:
+            return (
+                "The watched model has made no picture yet. Connect the MODEL of Watch Concepts to the sampler, and "
+                "have the sampler make at least one step. If all is like that, run with another seed."
+            )
+        if any(run.latents.shape[1:] == latents.shape[1:] for run in self.runs):
+            return (
+                "This latent is not what a sampler with the watched model gave, or too many runs ago. Connect the "
+                "MODEL of Watch Concepts to the sampler and the sampler's LATENT, unchanged, to this node; of "
+                "SamplerCustomAdvanced output, not denoised_output. If all is like that, run with another seed."
+            )
+        return (
+            "This latent has another size than what the watched model has made. Connect the MODEL of Watch Concepts "
+            "to the sampler and the sampler's LATENT, unchanged, to this node."
         )
 
     def _place_of(self, latent: torch.Tensor) -> tuple[WatchedRun, int] | None:

@@ -224,6 +224,20 @@ def test_every_latent_finds_its_own_run(model, sample):
             watch.run_of(strange)
 
 
+def test_a_latent_without_a_run_is_told_why(model, sample):
+    patched, watch = watched(model)
+    with pytest.raises(UnwatchedLatent, match="has made no picture yet.* at least one step.*another seed"):
+        watch.run_of(torch.zeros(1, 16, 8, 8))
+    one, other = sample(patched, steps=2), sample(patched, steps=3)
+    for strange, why in (
+        (torch.cat([one, other]), "in runs with other noise levels.*same steps and scheduler"),
+        (one + 1e-3, "of SamplerCustomAdvanced output, not denoised_output"),
+        (one[:, :, :4], "another size than what the watched model has made"),
+    ):
+        with pytest.raises(UnwatchedLatent, match=why):
+            watch.run_of(strange)
+
+
 def test_two_watches_on_one_model_do_not_meet(model, sample):
     first, mid = watched(model, MID)
     both, up = watched(first, UP)

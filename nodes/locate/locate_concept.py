@@ -123,6 +123,8 @@ class LocateConcept(io.ComfyNode):
         hooked,
         **sampling,
     ) -> io.NodeOutput:
+        if sampling["cfg"] <= 0:
+            raise ValueError(f"cfg must be above 0, but is {sampling['cfg']:g}: at 0 a prompt changes nothing.")
         every = read_pairs(pairs)
         parts = read_ranges(ranges)
         points = {

@@ -146,6 +146,7 @@ def test_a_damaged_file_is_named(locate, tmp_path, content):
         ({"pairs": "a | b | c"}, "Line 1 of the pairs"),
         ({"pairs": "a | a"}, "Line 1 of the pairs"),
         ({"pairs": "a star | A STAR"}, "draws the same picture for 'a star' and 'A STAR'"),
+        ({"cfg": 0.0}, "cfg must be above 0, but is 0"),
         ({"ranges": "0-1, half"}, "'half' is no range of the sampling. Write .* such as 0-0.5"),
         ({"ranges": "0.5-0.5"}, "'0.5-0.5' is no range"),
         ({"ranges": "0-2"}, "'0-2' is no range"),

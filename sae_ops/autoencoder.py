@@ -8,6 +8,8 @@ from torch import nn
 ACTIVATIONS = ("topk", "batchtopk", "jumprelu", "relu")
 IMPORTED_ACTIVATIONS = ("groupmax",)
 """Found in SAEs of other tools only: neither trained nor edited here."""
+WITH_K = ("topk", "batchtopk", "groupmax")
+"""Those that keep k latents for each vector."""
 INPUT_NORMS = ("none", "layer", "length")
 
 

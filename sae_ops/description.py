@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .autoencoder import WITH_K
 from .concepts import Concept
 from .formats import is_ours, read_foreign
 from .sae_file import SAEFileError, SAEHeader, read_header
@@ -39,9 +40,10 @@ def describe(path: Path, header: SAEHeader) -> str:
     """Place, size, quality, training and concepts, a line each."""
     sae, training = header.autoencoder, header.training
     place = f"{header.model_family or 'unknown model'}, {header.hookpoint or 'unknown hookpoint'}"
+    kept = f", k = {sae.k}" if sae.activation in WITH_K else ""
     lines = [
         f"{path}: {place} ({header.hooked})",
-        f"{sae.n_latents} latents of width {sae.d_in}, {sae.activation}, k = {sae.k}",
+        f"{sae.n_latents} latents of width {sae.d_in}, {sae.activation}" + kept,
     ]
     if header.branch == "uncond":
         lines.append("tells what is drawn, whatever the prompt says (branch uncond); it cannot erase")

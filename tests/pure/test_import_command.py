@@ -257,6 +257,8 @@ def test_info_shows_foreign_files(capsys):
     assert main(["info", str(SPARSIFY)]) == 0
     text = capsys.readouterr().out
     assert "sparsify, to be imported" in text and "48 latents of width 12, topk, k = 5" in text
+    assert main(["info", str(SPARSIFY.parent / "saelens_jumprelu")]) == 0
+    assert "jumprelu\n" in capsys.readouterr().out  # which has no k
     assert f'to be imported with: sae-eraser import "{SPARSIFY}" --out FILE' in text  # paths may hold spaces
     assert main(["info", str(OVERCOMPLETE)]) == 1
     assert "--k" in capsys.readouterr().err

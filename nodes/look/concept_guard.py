@@ -55,7 +55,7 @@ class ConceptGuard(io.ComfyNode):
     @classmethod
     def execute(cls, image, watch, latent, concepts, threshold, action) -> io.NodeOutput:
         known = watch.sae.header.concepts
-        wanted = [find_concept(known, name) for name in split_names(concepts, known)]
+        wanted = list(dict.fromkeys(find_concept(known, name) for name in split_names(concepts, known)))
         if not wanted:
             raise ValueError("No concept is named. Write for example: star, neon")
         if not math.isfinite(threshold):

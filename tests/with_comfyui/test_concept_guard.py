@@ -81,6 +81,11 @@ def test_stopping_names_what_was_met(run):
     assert torch.equal(guard(run, "tree", "stop")[0], run[0])
 
 
+def test_a_concept_that_is_named_twice_is_told_once(run):
+    with pytest.raises(ValueError, match=r"It met: star \([01]\.\d\d\); allowed is 0.25"):
+        guard(run, "star, Star", "stop")
+
+
 @pytest.mark.parametrize("threshold", ["nan", "inf", "-inf"])
 def test_a_threshold_that_nothing_exceeds_is_refused(run, threshold):
     with pytest.raises(ValueError, match=f"threshold is {threshold}"):

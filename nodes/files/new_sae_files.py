@@ -17,7 +17,7 @@ def new_sae_path(name: str) -> Path:
     bare = name.strip().removesuffix(".safetensors")
     path = Path(os.path.normpath(root / f"{bare}.safetensors"))  # links within it may lead to another disk
     usable = bare and path.is_relative_to(root) and is_usable_name(str(path.relative_to(root)))
-    if not usable or path.stem != Path(bare).name:
+    if not usable or not is_usable_name(Path(bare).name) or path.stem != Path(bare).name:
         raise ValueError(f"'{name}' is no usable name for an SAE file. {USABLE}")
     return path
 

@@ -251,6 +251,12 @@ def test_a_linked_folder_of_models_sae_is_used(train, started, saes, tmp_path):
         new_sae_path("big/../../out")
 
 
+@pytest.mark.parametrize("name", [".", "..", "big/..", "mine.", "...safetensors"])
+def test_names_that_are_dots_or_end_in_one_are_refused(saes, name):
+    with pytest.raises(ValueError, match="is no usable name for an SAE file"):
+        new_sae_path(name)
+
+
 @pytest.mark.parametrize(
     "changed, message",
     [

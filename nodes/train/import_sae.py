@@ -1,7 +1,9 @@
 """Import SAE: runs `sae-eraser import`, which makes an SAE file of another tool's SAE."""
 
 import filecmp
+import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.supported_models
@@ -9,7 +11,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...sae_ops.formats import files_of
-from ...sae_ops.sae_file import HOOKED_TENSORS
+from ...sae_ops.sae_file import HOOKED_TENSORS, is_sae_file
 from ..files.fingerprints import stamps
 from ..files.left_files import changes_since, note_left
 from ..files.load_sae import SAE
@@ -19,6 +21,8 @@ from ..files.sae_files import FOLDER
 from .command import run_command
 
 AS_FILES_SAY = "as the files say"
+UNKNOWN_FAMILY = "Note: the model family "
+"""What the command, which does not know all of ComfyUI's families, says of one that was chosen from the node's list."""
 
 
 class ImportSAE(io.ComfyNode):
@@ -118,20 +122,31 @@ def _import(
         "hooked": "" if hooked == AS_FILES_SAY else hooked,
         "k": k,
         "threshold": threshold,
-        "concepts": str(_existing(concepts)) if concepts.strip() else "",
-        "settings": str(_existing(settings)) if settings.strip() else "",
+        "concepts": str(_existing_table(concepts, "concepts")) if concepts.strip() else "",
+        "settings": str(_existing_table(settings, "settings")) if settings.strip() else "",
         "group": group.strip(),
     }
     source = path.strip() if download and path.strip() and not _find(path) else str(_existing(path))
+    if source.startswith("-"):
+        raise ValueError(f"'{source}' is no repository on Hugging Face. Write owner/name.")
+    if is_sae_file(Path(source)) and any(Path(source).is_relative_to(root) for root in _folders()):
+        raise ValueError(f"{source} is an SAE file already, and in models/sae. Choose it in the erase nodes.")
     arguments = ["import", source]
     arguments += [f"--{option.replace('_', '-')}={value}" for option, value in given.items() if value]
     arguments += [f"--percentile={percentile}", f"--multiplier={multiplier}"]
-    text: list[str] = []
     if out.exists() and not overwrite:
-        text.append(_imported_before(out, arguments))
-    else:
-        run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
-    return text
+        return [_imported_before(out, arguments)]
+    text: list[str] = []
+    _run([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
+    return [line for line in text if not line.startswith(UNKNOWN_FAMILY)]
+
+
+def _run(arguments: list[str], on_line: Callable[[str], object]) -> None:
+    """As run_command does; in the node a number is left out by setting it to 0."""
+    try:
+        run_command(arguments, on_line)
+    except ValueError as error:
+        raise ValueError(re.sub(r"\bLeave out (k|threshold)\.", r"Set \1 to 0.", str(error))) from error
 
 
 def _imported_before(out: Path, arguments: list[str]) -> str:
@@ -141,30 +156,42 @@ def _imported_before(out: Path, arguments: list[str]) -> str:
     """
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as folder:
         again = Path(folder, "again.part")
-        run_command([*arguments, "--out", str(again)], lambda line: None)
+        _run([*arguments, "--out", str(again)], lambda line: None)
         if not filecmp.cmp(again, out, shallow=False):
             refuse_to_replace(out)
     return f"{out.name} was imported like this before."
 
 
-def _find(path: str) -> Path | None:
-    """The file or folder of this name in models/sae, or of this whole path; None if there is none.
+def _folders() -> list[Path]:
+    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
 
-    Raises ValueError as refuse_other_computers does.
-    """
-    wanted = refuse_other_computers(path)
-    places = [Path(root, wanted) for root in folder_paths.get_folder_paths(FOLDER)]
-    return next((place for place in places if wanted and place.exists()), None)
+
+def _find(path: str) -> Path | None:
+    """The file or folder of this name in models/sae, or of this whole path; None if there is none."""
+    places = [root / path.strip() for root in _folders()]
+    return next((place for place in places if path.strip() and place.exists()), None)
 
 
 def _existing(path: str) -> Path:
     found = _find(path)
     if found is None:
-        folder = folder_paths.get_folder_paths(FOLDER)[0]
         raise ValueError(
-            f"'{path.strip()}' is neither in {folder} nor a whole path of this computer. Put the file or folder there; "
-            "or, if it is a repository on Hugging Face, set download."
+            f"'{path.strip()}' is neither in {_folders()[0]} nor a whole path of this computer. Put the file or folder "
+            "there; or, if it is a repository on Hugging Face, set download."
         )
+    return found
+
+
+def _existing_table(path: str, what: str) -> Path:
+    """The file that an input, `what`, names. Raises ValueError if there is none, or a folder."""
+    found = _find(path)
+    if found is None:
+        raise ValueError(
+            f"'{path.strip()}', the file of {what}, is neither in {_folders()[0]} nor a whole path of this computer. "
+            "Put the file there."
+        )
+    if found.is_dir():
+        raise ValueError(f"{found}, given as {what}, is a folder. Write the name of the file in it as well.")
     return found
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sae_eraser.nodes.train.import_sae import ImportSAE
 from sae_eraser.training.concept_tables import Settings
 from sae_eraser.training.model_families import MODEL_FAMILIES, other_spelling_of
+from with_comfyui.random_files import write_random_sae
 
 REFERENCES = Path(__file__).parents[1] / "pure" / "references"
 PLACE = {"hookpoint": "up_blocks.1.attentions.1", "model_family": "SD15"}
@@ -123,14 +124,29 @@ def test_a_path_that_is_not_there_downloads_nothing(saes, path, monkeypatch):
         run(path=path)
 
 
-@pytest.mark.parametrize("path", ["//server/share/sae", r"\\server\share", r" \/server/share", r"\\?\UNC\server\share"])
-@pytest.mark.parametrize("name", ["path", "concepts", "settings"])
-def test_no_workflow_makes_windows_sign_in_at_another_computer(saes, path, name, monkeypatch):
-    exists = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda own: pytest.fail("it looks") if "server" in str(own) else exists(own))
-    for use in (lambda: run(**{name: path}, download=True), lambda: ImportSAE.fingerprint_inputs(**{name: path})):
-        with pytest.raises(ValueError, match="names another computer.*Copy the files to this one"):
-            use()
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"concepts": "gone.pkl"}, "'gone.pkl', the file of concepts, is neither in .* Put the file there.$"),
+        ({"concepts": "theirs", "settings": "gone.pth"}, "theirs, given as concepts, is a folder. Write the name"),
+        ({"settings": "gone.pth"}, "'gone.pth', the file of settings, is neither in .* Put the file there.$"),
+        ({"path": "--help", "download": True}, "'--help' is no repository on Hugging Face. Write owner/name"),
+        ({"path": "ours.safetensors"}, "ours.safetensors is an SAE file already.* Choose it in the erase nodes"),
+    ],
+)
+def test_what_cannot_be_imported_is_said_before_anything_runs(saes, monkeypatch, changed, message):
+    write_random_sae(saes / "ours.safetensors", "mid_block.attentions.0")
+    monkeypatch.setattr("sae_eraser.nodes.train.command.subprocess.Popen", None)
+    with pytest.raises(ValueError, match=message):
+        run(**{**PLACE, **changed})
+
+
+def test_the_node_speaks_of_its_own_inputs_and_families(saes):
+    with pytest.raises(ValueError, match="say that k is 5, not 7. Set k to 0.$"):
+        run(**PLACE, k=7)
+    family = next(family.__name__ for family in comfy.supported_models.models if family.__name__ not in MODEL_FAMILIES)
+    (text,) = run(**{**PLACE, "model_family": family}).ui.as_dict()["text"]
+    assert family in text and "not known here" not in text
 
 
 def test_comfyui_runs_the_node_again_when_the_files_have_changed(saes):

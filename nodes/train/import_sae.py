@@ -167,9 +167,13 @@ def _folders() -> list[Path]:
 
 
 def _find(path: str) -> Path | None:
-    """The file or folder of this name in models/sae, or of this whole path; None if there is none."""
-    places = [root / path.strip() for root in _folders()]
-    return next((place for place in places if path.strip() and place.exists()), None)
+    """The file or folder of this name in models/sae, or of this whole path; None if there is none.
+
+    Raises ValueError as refuse_other_computers does.
+    """
+    wanted = refuse_other_computers(path)
+    places = [root / wanted for root in _folders()]
+    return next((place for place in places if wanted and place.exists()), None)
 
 
 def _existing(path: str) -> Path:

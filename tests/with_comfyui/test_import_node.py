@@ -124,6 +124,16 @@ def test_a_path_that_is_not_there_downloads_nothing(saes, path, monkeypatch):
         run(path=path)
 
 
+@pytest.mark.parametrize("path", ["//server/share/sae", r"\\server\share", r" \/server/share", r"\\?\UNC\server\share"])
+@pytest.mark.parametrize("name", ["path", "concepts", "settings"])
+def test_no_workflow_makes_windows_sign_in_at_another_computer(saes, path, name, monkeypatch):
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda own: pytest.fail("it looks") if "server" in str(own) else exists(own))
+    for use in (lambda: run(**{name: path}, download=True), lambda: ImportSAE.fingerprint_inputs(**{name: path})):
+        with pytest.raises(ValueError, match="names another computer.*Copy the files to this one"):
+            use()
+
+
 @pytest.mark.parametrize(
     "changed, message",
     [

@@ -15,6 +15,7 @@ from comfy.model_management import InterruptProcessingException
 from PIL import Image
 from safetensors.torch import load_file
 
+from checkout import ROOT
 from pure.planted import plant, write_cache
 from pure.sae_files import write_good_file
 from sae_eraser.nodes.erase.erase_concepts import EraseConcepts
@@ -25,7 +26,7 @@ from sae_eraser.nodes.train.train_sae import TrainSAE
 from sae_eraser.sae_ops.sae_file import load_sae, read_header, save_sae
 from sae_eraser.training.cli import command_line
 from sae_eraser.training.config import DEFAULT_K, PRECISIONS
-from sae_eraser.training.look_alikes import NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
+from sae_eraser.training.look_alikes import EARLY, NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT
 from with_comfyui.collecting import MID, UP, collector
 
 QUICK = {"latents": 32, "k": 4, "unsupervised_steps": 10, "supervised_steps": 150, "vectors": 128, "maps": 16}
@@ -288,8 +289,11 @@ def test_caches_of_the_output_folder_go_by_their_names(cache, train, monkeypatch
 
 def test_the_shares_by_which_look_alikes_are_told_are_the_trainers(pack):
     _, settings = TrainSAE.GET_NODE_INFO_V1()["input"]["optional"]["spare_look_alikes"]
-    for share in (NEARLY_ALL_WITH, NEARLY_ALL_WITHOUT):
-        assert f" {100 * share:g} % " in settings["tooltip"]
+    assert f" than {100 * NEARLY_ALL_WITHOUT:g} % of " in settings["tooltip"]
+    page = " ".join((ROOT / "web" / "docs" / "SAEEraser_TrainSAE.md").read_text("utf-8").split())
+    assert f" than {100 * NEARLY_ALL_WITHOUT:g} % of the pictures of each other concept," in page
+    assert f" more than {100 * (1 - NEARLY_ALL_WITH):g} % of the concept's own would not be found" in page
+    assert "in the first quarter of the sampling" in page and EARLY == 0.25
 
 
 def test_the_defaults_are_the_commands(pack):

@@ -109,9 +109,9 @@ class ConceptEdit:
         z = some.latents.before_topk(maps)
         if self._is_topk:
             z = some.latents.after_topk(maps, z, some.asks(z, now, earlier))
-        shows, fires = some.finds(z, now, earlier)
+        fires = some.fires(z, now, earlier)
         if shown is not None:
-            shown[:, chosen] |= shows[..., 0]
+            shown[:, chosen] |= fires.any(dim=2)
         if not (some.steers or fires.any()):
             return x
         strength, moved = now.strength, fires
@@ -119,7 +119,7 @@ class ConceptEdit:
             strength = strength * self._mask_weights(x, place)[:, some.mask]
             moved = fires & (strength > 0)
         if some.replaces is not None:
-            detected = (fires & some.locates[:, None]).any(dim=1)  # [images, positions]
+            detected = (fires & some.finds[:, None]).any(dim=1)  # [images, positions]
             has_donors = (~detected).any(dim=1)[:, None, None]
             moved = moved & ~(some.replaces[:, None] & has_donors)  # latents, not whole vectors
         before = some.of_terms(z)
@@ -137,7 +137,7 @@ class ConceptEdit:
             changed = changed | (added > 0).any(dim=1)
         result = torch.where(changed[:, None], edited.to(x.dtype), x.flatten(2))
         if some.replaces is not None:
-            shares = (fires * some.locates[:, None] * strength).amax(dim=1)
+            shares = (fires * some.finds[:, None] * strength).amax(dim=1)
             result = take_from_neighbours(result, detected, shares, x.shape[2:])
         return result.reshape(x.shape)
 

@@ -43,7 +43,7 @@ class Selection:
     all_turn: bool
     replaces: torch.Tensor | None
     """None if none does."""
-    locates: torch.Tensor
+    finds: torch.Tensor
     """Which of them tell where to replace."""
     mean_positions: int
     """As ConceptStatistics.positions; 0 if no mean detects."""
@@ -89,18 +89,19 @@ class Selection:
         return values if self.latent is None else torch.zeros_like(z).index_add_(1, self.latent, values)
 
     def asks(self, z: torch.Tensor, levels: TermLevels, earlier: torch.Tensor | None) -> torch.Tensor:
-        """Where `finds` may depend on what topk drops of z, bool [images, positions]. z: as before_topk gives it."""
-        shown, asked = self.finds(z, levels, earlier)
+        """Where `fires` may depend on what topk drops of z, bool [images, positions]. z: as before_topk gives it."""
+        values = self.of_terms(z)
+        asked = self.fires(z, levels, earlier)
         if self.mean_positions:
-            asked |= (self.of_terms(z) > 0) & shown & (levels.detection > 0)  # a mean has what its gate stops as well
+            shown = shown_in_maps(values, values > levels.gate, levels, self.mean_positions, earlier)
+            asked |= (values > 0) & shown & (levels.detection > 0)  # a mean has what stays below the gate as well
         return asked.any(dim=1)
 
-    def finds(
-        self, z: torch.Tensor, levels: TermLevels, earlier: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which maps show the concepts of detecting terms, bool [images, terms, 1], and where terms fire in these, bool
-        [images, terms, positions]: where they pass their gates. earlier: as of shown_in_maps."""
+    def fires(self, z: torch.Tensor, levels: TermLevels, earlier: torch.Tensor | None) -> torch.Tensor:
+        """Where terms pass their gates, in maps that show their concepts, bool. earlier: as of shown_in_maps."""
         values = self.of_terms(z)
         passes = values > levels.gate
+        if self.detector is None and not self.mean_positions:
+            return passes
         shown = shown_in_maps(values, passes, levels, self.mean_positions, earlier)
-        return shown, passes & (shown if self.detector is None else shown[:, self.detector])
+        return passes & (shown if self.detector is None else shown[:, self.detector])

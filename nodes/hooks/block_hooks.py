@@ -140,21 +140,18 @@ class HookedModel:
         note_call(options, sigmas, prompted)
         if reads_halves := any(hook.reads_halves for hook in hooks):
             check_images(len(x), options, prompted)
-        if masked := any(hook.takes_place for hook in hooks):
-            place = find_place(x, options, diffusion_model)
-            hooks = tuple(_placed(hook, place) if hook.takes_place else hook for hook in hooks)
-        if any(hook.remembers for hook in hooks):
-            memory = call_memory(options)
-            hooks = tuple(_remembering(hook, memory) if hook.remembers else hook for hook in hooks)
+        place = find_place(x, options, diffusion_model) if any(hook.takes_place for hook in hooks) else None
+        memory = call_memory(options) if any(hook.remembers for hook in hooks) else None
+        hooks = tuple(_told(hook, place, memory) for hook in hooks)
 
         def find_stream(hookpoint: Hookpoint) -> BlockStream:
             return picture_stream(hookpoint, diffusion_model, x)
 
         def levels_and_halves(images: int) -> tuple[torch.Tensor, torch.Tensor]:
-            if images != len(x) and (masked or reads_halves and not (prompted == prompted[0]).all()):
+            if images != len(x) and (place or reads_halves and not (prompted == prompted[0]).all()):
                 raise RuntimeError(
                     f"Another node has a block run for {images} pictures at once, where the model is called for "
-                    f"{len(x)}, so SAE Eraser cannot tell which these are. {TAKE_OUT if not masked else TAKE_MASK_OUT}"
+                    f"{len(x)}, so SAE Eraser cannot tell which these are. {TAKE_MASK_OUT if place else TAKE_OUT}"
                 )
             return _levels_and_halves(sigmas, prompted, images)
 
@@ -182,18 +179,10 @@ def _refusing(hookpoint: Hookpoint) -> Callable:
     return before_block
 
 
-def _placed(hook: BlockHook, place: Place) -> BlockHook:
-    """The hook for one call, in which x lies there."""
-
-    def function(x: torch.Tensor, sigma: torch.Tensor, is_cond: torch.Tensor, **memory) -> torch.Tensor:
-        return hook.function(x, sigma, is_cond, place, **memory)
-
-    return replace(hook, function=function, takes_place=False)
-
-
-def _remembering(hook: BlockHook, memory: CallMemory) -> BlockHook:
-    """The hook for one call, which has this memory."""
-    return replace(hook, function=partial(hook.function, memory=memory), remembers=False)
+def _told(hook: BlockHook, place: Place | None, memory: CallMemory | None) -> BlockHook:
+    """The hook for one call, whose function has what it takes of these."""
+    facts = ({"place": place} if hook.takes_place else {}) | ({"memory": memory} if hook.remembers else {})
+    return replace(hook, function=partial(hook.function, **facts))
 
 
 def find_transformer_options(args: tuple, kwargs: dict) -> dict:

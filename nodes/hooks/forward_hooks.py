@@ -23,9 +23,9 @@ class BlockHook:
     """(x [images, d, positions...], sigma [images], is_cond [images]) -> x of the same shape. The last two are on the
     CPU."""
     takes_place: bool = False
-    """Whether the function's fourth argument is the Place of x in the picture that is sampled."""
+    """Whether the function takes the Place of x in the picture that is sampled as `place`, while a sampler runs."""
     remembers: bool = False
-    """Whether the function takes the CallMemory of each call as `memory`. Only while a sampler runs."""
+    """Whether it takes the CallMemory of each call as `memory`, likewise."""
     reads_halves: bool = True
     """Whether it matters to the function what is_cond says."""
     needs: tuple[Need, ...] = ()

@@ -13,7 +13,7 @@ MEMORY = "sae_eraser_memory"
 
 @dataclass(eq=False)
 class RunMemory:
-    """What one run has found out about its pictures."""
+    """What one run has found out about its pictures; no dict, since ComfyUI copies those in transformer_options."""
 
     found: dict[Hashable, torch.Tensor] = field(default_factory=dict)
     """By what it is about and which pictures: bool [pictures, ...]."""

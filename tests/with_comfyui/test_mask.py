@@ -36,9 +36,9 @@ def changes(patched, sample, name="mid_block.attentions.0", **sampling) -> list[
     (hook,) = get_hooks(patched)
     found = []
 
-    def record(*arguments):
-        after = hook.function(*arguments)
-        found.append((after != arguments[0]).any(dim=1))
+    def record(x, *arguments, **facts):
+        after = hook.function(x, *arguments, **facts)
+        found.append((after != x).any(dim=1))
         return after
 
     point = resolve_hookpoint(patched, hook.hookpoint.name)

@@ -46,9 +46,8 @@ class ConceptHeatmap(io.ComfyNode):
     @classmethod
     def execute(cls, watch, latent, image, concept) -> io.NodeOutput:
         concepts, statistics = watch.sae.header.concepts, watch.sae.statistics
-        named = [find_concept(concepts, concept)] if concept.strip() else None
-        scores = read_scores(watch, latent, named)
-        index = named[0] if named else int(scores.amax(dim=0).argmax())
+        scores = read_scores(watch, latent, [] if concept.strip() else None)
+        index = find_concept(concepts, concept) if concept.strip() else int(scores.amax(dim=0).argmax())
         run = watch.run_of(latent["samples"])
         z = as_pictures(run.z, latent["samples"].shape)
         if len(image) != z.shape[1]:

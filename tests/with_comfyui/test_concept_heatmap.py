@@ -1,5 +1,7 @@
 """Concept Heatmap: what it draws lies where the concept fired, whatever the shape."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from sae_eraser.sae_ops.scores import relative
 from shapecanvas.concepts import pair_prompt
 from shapecanvas.world import World, decode, sample_latents
 from with_comfyui.sampling import differs
-from with_comfyui.watching import OBJECTS_SAE, watched
+from with_comfyui.watching import OBJECTS_SAE, watched, without_statistics
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,15 @@ def test_a_run_with_nan_is_said(run, concept):
             draw(run, concept)
     finally:
         z[0, 0, 0] = kept
+
+
+def test_a_concept_without_a_score_has_a_map(run):
+    """Of which the statistics do not tell pictures with and without apart."""
+    watch, latent, images = run
+    blind = replace(watch, sae=without_statistics(watch.sae, "house"))
+    assert all(part.isfinite().all() for part in draw((blind, latent, images)))
+    with pytest.raises(ValueError, match="No score can be told for house"):
+        draw((blind, latent, images), "")
 
 
 def test_bars_grow_with_what_was_met():

@@ -16,8 +16,8 @@ def new_sae_path(name: str) -> Path:
     root = _root()
     bare = name.strip().removesuffix(".safetensors")
     path = Path(os.path.normpath(root / f"{bare}.safetensors"))  # links within it may lead to another disk
-    usable = bare and path.is_relative_to(root) and is_usable_name(str(path.relative_to(root)))
-    if not usable or not is_usable_name(Path(bare).name) or path.stem != Path(bare).name:
+    usable = path.is_relative_to(root) and path.stem == Path(bare).name
+    if not usable or not all(map(is_usable_name, (str(path.relative_to(root)), path.stem))):
         raise ValueError(f"'{name}' is no usable name for an SAE file. {USABLE}")
     return path
 

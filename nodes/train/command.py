@@ -20,6 +20,8 @@ INPUTS = {"out": "name"}
 """Inputs of the nodes that are not called as the command's options are."""
 COMMAND_ONLY = ("concept-latents", "guidance-weight")
 """Options that no node has."""
+OFF_AT_0 = ("k", "threshold")
+"""Options that a node leaves out by 0."""
 
 
 def run_command(arguments: list[str], on_line: Callable[[str], object]) -> None:
@@ -72,6 +74,7 @@ def in_words_of_nodes(message: str) -> str:
             return f"{option[0]} (in a terminal)"
         return INPUTS.get(option[1], option[1].replace("-", "_"))
 
+    message = re.sub(rf"\bLeave out --({'|'.join(OFF_AT_0)})\.", r"Set \1 to 0.", message)
     return re.sub(r"(?<![^\s('\"])--([a-z]+(?:-[a-z]+)*)", in_words, message)
 
 

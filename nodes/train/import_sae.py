@@ -1,9 +1,7 @@
 """Import SAE: runs `sae-eraser import`, which makes an SAE file of another tool's SAE."""
 
 import filecmp
-import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import comfy.supported_models
@@ -137,16 +135,8 @@ def _import(
     if out.exists() and not overwrite:
         return [_imported_before(out, arguments)]
     text: list[str] = []
-    _run([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
+    run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
     return [line for line in text if not line.startswith(UNKNOWN_FAMILY)]
-
-
-def _run(arguments: list[str], on_line: Callable[[str], object]) -> None:
-    """As run_command does; in the node a number is left out by setting it to 0."""
-    try:
-        run_command(arguments, on_line)
-    except ValueError as error:
-        raise ValueError(re.sub(r"\bLeave out (k|threshold)\.", r"Set \1 to 0.", str(error))) from error
 
 
 def _imported_before(out: Path, arguments: list[str]) -> str:
@@ -156,7 +146,7 @@ def _imported_before(out: Path, arguments: list[str]) -> str:
     """
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as folder:
         again = Path(folder, "again.part")
-        _run([*arguments, "--out", str(again)], lambda line: None)
+        run_command([*arguments, "--out", str(again)], lambda line: None)
         if not filecmp.cmp(again, out, shallow=False):
             refuse_to_replace(out)
     return f"{out.name} was imported like this before."

@@ -15,7 +15,7 @@ from ...training.cache.storage import STORAGES
 from ...training.cache.writer import CacheWriter
 from ...training.prompts import read_prompts
 from ..files.cache_folders import new_cache_path
-from ..files.fingerprints import never_the_same, note_written, was_written
+from ..files.fingerprints import changes_since, note_left
 from ..hooks.block_hooks import get_hooks, model_family, resolve_hookpoint, with_hooks
 from ..hooks.forward_hooks import BlockHook
 from ..hooks.text_hooks import resolve_text_hookpoint
@@ -87,17 +87,12 @@ class CollectActivations(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, prompts=None, name=None, **kwargs):
-        """Runs again if the file of prompts has changed, or if the cache has lost or won shards, or is gone.
+        """Changes with the file of prompts, and if the cache is not as the node has left it.
 
         An input that another node computes is None here.
         """
-        facts = [prompt_text(prompts or "")]
-        if name:
-            shards = sorted(path.name for path in new_cache_path(name).glob("shard-*.json"))
-            if not shards and was_written(new_cache_path(name)):
-                return never_the_same()
-            facts += shards
-        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        asked = hashlib.sha256(prompt_text(prompts or "").encode()).hexdigest()
+        return [asked, *(changes_since(new_cache_path(name), {}) if name else [])]
 
     @classmethod
     def execute(
@@ -156,7 +151,7 @@ class CollectActivations(io.ComfyNode):
         with SamplingProgress(folder.name, getattr(cls.hidden, "unique_id", None)) as progress:
             share = read_share(shard)
             writer = fill_cache(folder, settings, share, batch_size, sample, progress, recorder.map_positions)
-        note_written(folder)
+        note_left(folder, {})
         return io.NodeOutput(str(folder), ui=ui.PreviewText(_summary(writer)))
 
 

@@ -1,12 +1,14 @@
 """Where nodes write new SAE files, and how they hand them on."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
 
-from .fingerprints import note_written
+from .fingerprints import note_left
 from .output_paths import USABLE, is_usable_name
 from .sae_files import FOLDER, open_sae
 
@@ -33,14 +35,15 @@ def name_in_lists(path: Path) -> str:
     return str(path.relative_to(_root()))
 
 
-def finished_sae(path: Path, shown: ui.PreviewText | dict) -> io.NodeOutput:
+def finished_sae(path: Path, inputs: Mapping[str, Any], shown: ui.PreviewText | dict) -> io.NodeOutput:
     """What a node gives that has written this SAE file: its name in the lists and the SAE, and what the node shows.
 
-    Raises SAEFileError.
+    inputs: all of the node's. Raises SAEFileError.
     """
-    note_written(path)
     name = name_in_lists(path)
-    return io.NodeOutput(name, open_sae(name), ui=shown)
+    sae = open_sae(name)
+    note_left(path, inputs)
+    return io.NodeOutput(name, sae, ui=shown)
 
 
 def _root() -> Path:

@@ -10,7 +10,7 @@ from ...sae_ops.atomic_write import write_atomically
 from ...sae_ops.hookpoints import list_hookpoints
 from ...sae_ops.moved import judge_moved
 from ...sae_ops.sae_file import HOOKED_TENSORS
-from ..files.left_files import changes_since, note_left
+from ..files.fingerprints import changes_since, note_left
 from ..files.output_paths import output_path
 from ..hooks.block_hooks import model_family
 from ..hooks.noise_levels import sigma_range

@@ -10,8 +10,7 @@ from comfy_api.latest import io, ui
 
 from ...sae_ops.formats import files_of
 from ...sae_ops.sae_file import HOOKED_TENSORS, is_sae_file
-from ..files.fingerprints import stamps
-from ..files.left_files import changes_since, note_left
+from ..files.fingerprints import changes_since, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
 from ..files.other_computers import refuse_other_computers
@@ -88,9 +87,7 @@ class ImportSAE(io.ComfyNode):
     def execute(cls, name, **inputs) -> io.NodeOutput:
         """Imports, unless that was done before. Raises ValueError as _import does; else as finished_sae does."""
         out = new_sae_path(name)
-        finished = finished_sae(out, ui.PreviewText("\n".join(_import(out, **inputs))))
-        note_left(out, {"name": name, **inputs})
-        return finished
+        return finished_sae(out, {"name": name, **inputs}, ui.PreviewText("\n".join(_import(out, **inputs))))
 
 
 def _import(

@@ -8,7 +8,7 @@ from ...training.cache.manifest import MANIFEST
 from ...training.cache.reader import Cache
 from ...training.config import TrainingConfig
 from ..files.cache_folders import cache_path, find_cache
-from ..files.fingerprints import is_gone, never_the_same, stamps
+from ..files.fingerprints import changes_since, stamps
 from ..files.load_sae import SAE
 from ..files.new_sae_files import finished_sae, new_sae_path, refuse_to_replace
 from ..pictures import as_tensor
@@ -41,78 +41,79 @@ class TrainSAE(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, cache=None, name=None, **kwargs):
-        """Changes with the cache and with the SAE file, and is never the same if that is gone.
-
-        A training that is finished is not repeated.
+    def fingerprint_inputs(cls, **inputs):
+        """Changes with the cache, and if the SAE file is not as the node has left it.
 
         An input that another node computes is None here.
         """
-        out = [new_sae_path(name)] if name else []
-        if any(map(is_gone, out)):
-            return never_the_same()
+        cache, name = inputs.get("cache"), inputs.get("name")
         folder = cache_path(cache) if cache else None
-        watched = [folder / MANIFEST, *sorted(folder.glob("shard-*.json"))] if folder else []
-        return stamps([*watched, *out])
+        collected = [folder / MANIFEST, *sorted(folder.glob("shard-*.json"))] if folder else []
+        return [*stamps(collected), *(changes_since(new_sae_path(name), inputs) if name else [])]
 
     @classmethod
-    def execute(
-        cls,
-        cache,
-        name,
-        hookpoint,
-        groups,
-        latents,
-        k,
-        overwrite,
-        activation,
-        memory,
-        checkpoint_minutes,
-        restart,
-        skip_bad_shards,
-        concept_weight=TrainingConfig.concept_weight,
-        spare_look_alikes=TrainingConfig.spare_look_alikes,
-        **options,
-    ) -> io.NodeOutput:
-        """Trains, unless that was done before.
-
-        Raises ValueError if there is no such cache or hookpoint, if the options do not go together, or if the file
-        exists and is not to be replaced; else as run_command and finished_sae do.
-        """
+    def execute(cls, name, **inputs) -> io.NodeOutput:
+        """Trains, unless that was done before. Raises ValueError as _train does; else as finished_sae does."""
         out = new_sae_path(name)
-        folder = find_cache(cache)
-        options["learning_rate"] = options["learning_rate"] or None
-        options |= {"concept_weight": concept_weight, "spare_look_alikes": spare_look_alikes}
-        chosen = [group.strip() for group in groups.split(",") if group.strip()]
-        try:
-            opened = Cache(folder, skip_bad_shards)
-            point = choose_hookpoint(opened, hookpoint.strip())
-            width = opened.shape(point)[-1]
-            config = TrainingConfig(**options)
-        except ValueError as error:
-            raise ValueError(in_words_of_nodes(str(error))) from error
-        sae = SAEConfig(width, latents or 16 * width, activation, k)
-        if is_trained(out, opened, point, chosen, sae, config):
-            return finished_sae(out, ui.PreviewText(f"{out.name} was trained like this before, on this cache."))
-        if not overwrite:
-            refuse_to_replace(out)
-        arguments = ["train", str(folder), "--out", str(out), "--hookpoint", point, "--progress", "json"]
-        arguments += ["--latents", str(sae.n_latents), "--k", str(k), "--activation", activation]
-        arguments += ["--memory", str(memory), "--checkpoint-minutes", str(checkpoint_minutes)]
-        arguments += [f"--groups={group}" for group in chosen]  # in one word each, so that none is an option
-        flags = {"overwrite": overwrite, "restart": restart, "skip_bad_shards": skip_bad_shards}
-        for option, value in (options | flags).items():
-            arguments += _as_argument(f"--{option.replace('_', '-')}", value)
-        phases = {"reconstruct": options["unsupervised_steps"], "supervise": options["supervised_steps"]}
-        model_management.unload_all_models()
-        model_management.soft_empty_cache()
-        with TrainDisplay(out.stem, phases, getattr(cls.hidden, "unique_id", None)) as display:
-            run_command(arguments, display.read)
-        shown = ui.PreviewText("\n".join(display.text)).as_dict()
-        if display.curves:
-            picture = as_tensor(draw_curves(list(display.curves.values())))
-            shown |= ui.PreviewImage(picture, cls=cls).as_dict()
-        return finished_sae(out, shown)
+        return finished_sae(out, {"name": name, **inputs}, _train(cls, out, **inputs))
+
+
+def _train(
+    node: type[io.ComfyNode],
+    out,
+    cache,
+    hookpoint,
+    groups,
+    latents,
+    k,
+    overwrite,
+    activation,
+    memory,
+    checkpoint_minutes,
+    restart,
+    skip_bad_shards,
+    concept_weight=TrainingConfig.concept_weight,
+    spare_look_alikes=TrainingConfig.spare_look_alikes,
+    **options,
+) -> ui.PreviewText | dict:
+    """Writes the SAE file `out`, unless it is there already; what the node shows.
+
+    Raises ValueError if there is no such cache or hookpoint, if the options do not go together, or if the file exists
+    and is not to be replaced; else as run_command does.
+    """
+    folder = find_cache(cache)
+    options["learning_rate"] = options["learning_rate"] or None
+    options |= {"concept_weight": concept_weight, "spare_look_alikes": spare_look_alikes}
+    chosen = [group.strip() for group in groups.split(",") if group.strip()]
+    try:
+        opened = Cache(folder, skip_bad_shards)
+        point = choose_hookpoint(opened, hookpoint.strip())
+        width = opened.shape(point)[-1]
+        config = TrainingConfig(**options)
+    except ValueError as error:
+        raise ValueError(in_words_of_nodes(str(error))) from error
+    sae = SAEConfig(width, latents or 16 * width, activation, k)
+    if is_trained(out, opened, point, chosen, sae, config):
+        return ui.PreviewText(f"{out.name} was trained like this before, on this cache.")
+    if not overwrite:
+        refuse_to_replace(out)
+    arguments = ["train", str(folder), "--out", str(out), "--hookpoint", point, "--progress", "json"]
+    arguments += ["--latents", str(sae.n_latents), "--k", str(k), "--activation", activation]
+    arguments += ["--memory", str(memory), "--checkpoint-minutes", str(checkpoint_minutes)]
+    arguments += [f"--groups={group}" for group in chosen]  # in one word each, so that none is an option
+    flags = {"overwrite": overwrite, "restart": restart, "skip_bad_shards": skip_bad_shards}
+    for option, value in (options | flags).items():
+        arguments += _as_argument(f"--{option.replace('_', '-')}", value)
+    phases = {"reconstruct": options["unsupervised_steps"], "supervise": options["supervised_steps"]}
+    model_management.unload_all_models()
+    model_management.soft_empty_cache()
+    with TrainDisplay(out.stem, phases, getattr(node.hidden, "unique_id", None)) as display:
+        run_command(arguments, display.read)
+    shown = ui.PreviewText("\n".join(display.text)).as_dict()
+    if display.curves:
+        picture = as_tensor(draw_curves(list(display.curves.values())))
+        shown |= ui.PreviewImage(picture, cls=node).as_dict()
+    return shown
 
 
 def _as_argument(option: str, value: float | str | None) -> list[str]:

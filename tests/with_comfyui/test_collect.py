@@ -1,5 +1,6 @@
 """Collect Activations: from labelled prompts to a cache that `sae-eraser train` reads."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -342,11 +343,13 @@ def test_comfyui_runs_the_node_again_when_prompts_or_shards_have_changed(collect
     before = CollectActivations.fingerprint_inputs(**inputs)
     assert CollectActivations.fingerprint_inputs(**inputs) == before
     folder = collect("again", prompts="again.jsonl", seeds=1)
-    finished = CollectActivations.fingerprint_inputs(**inputs)
+    assert CollectActivations.fingerprint_inputs(**inputs) == before
     (folder / "shard-00000.json").unlink()
     lacking = CollectActivations.fingerprint_inputs(**inputs)
     file.write_text(PROMPTS + "\n" + json.dumps({"prompt": "a tree"}))
-    assert len({before, finished, lacking, CollectActivations.fingerprint_inputs(**inputs)}) == 4
+    others = CollectActivations.fingerprint_inputs(**inputs)
+    assert all(one != other for one, other in itertools.combinations((before, lacking, others), 2))
+    assert before[0] == lacking[0] != others[0]
 
 
 def test_comfyui_runs_the_node_again_when_the_cache_is_gone(collect):

@@ -215,29 +215,38 @@ def test_an_sae_from_before_a_setting_existed_is_not_trained_again(trained, trai
     assert not started
 
 
-def test_comfyui_runs_the_node_again_when_cache_or_file_have_changed(saes, tmp_path):
+def test_comfyui_runs_the_node_again_when_the_cache_has_changed(saes, tmp_path):
     folder = write_cache(tmp_path / "cache", plant(range(2)))
     inputs = {"cache": str(folder), "name": "mine", "k": 2}
     before = TrainSAE.fingerprint_inputs(**inputs)
     assert TrainSAE.fingerprint_inputs(**inputs) == before
-    saes.mkdir(parents=True)
-    write_good_file(saes / "mine.safetensors")
-    trained = TrainSAE.fingerprint_inputs(**inputs)
     (folder / "shard-00001.json").unlink()
     shorter = TrainSAE.fingerprint_inputs(**inputs)
     linked = TrainSAE.fingerprint_inputs(cache=None, name="mine")
-    assert all(one != other for one, other in itertools.combinations((before, trained, shorter, linked), 2))
+    assert all(one != other for one, other in itertools.combinations((before, shorter, linked), 2))
 
 
-def test_comfyui_runs_the_node_again_when_the_file_is_gone(trained, train, saes):
-    """It still has the result under the fingerprint from before there was a file."""
+@pytest.mark.parametrize("change", ["deleted", "replaced", "trained otherwise"])
+def test_comfyui_runs_the_node_again_when_the_file_is_not_as_it_was_left(trained, train, saes, change):
+    """Once: the fingerprint before that run is the fingerprint after it. A run itself changes nothing."""
     saes.mkdir(parents=True)
-    shutil.copy(trained[0], saes / "mine.safetensors")
-    train(groups="style,object")
-    assert TrainSAE.fingerprint_inputs(name="mine") == TrainSAE.fingerprint_inputs(name="mine")
-    (saes / "mine.safetensors").unlink()
-    gone = TrainSAE.fingerprint_inputs(name="mine")
-    assert (gone,) != (TrainSAE.fingerprint_inputs(name="mine"),)  # as ComfyUI's keys hold them
+    file, inputs = saes / "mine.safetensors", {"name": "mine", "groups": "style,object"}
+    first = TrainSAE.fingerprint_inputs(**inputs)
+    shutil.copy(trained[0], file)
+    train(**inputs)
+    assert TrainSAE.fingerprint_inputs(**inputs) == first
+    if change == "deleted":
+        file.unlink()
+    elif change == "replaced":
+        write_good_file(file)
+    else:
+        train(**{**inputs, "groups": "style, object"})
+    found = TrainSAE.fingerprint_inputs(**inputs)
+    again = TrainSAE.fingerprint_inputs(**inputs)
+    assert first != found != again  # until it has run
+    shutil.copy(trained[0], file)
+    train(**inputs)
+    assert TrainSAE.fingerprint_inputs(**inputs) == again
 
 
 def test_a_linked_folder_of_models_sae_is_used(train, started, saes, tmp_path):

@@ -1,6 +1,7 @@
 """One server for all tests in this folder."""
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,19 @@ def server() -> Iterator[Server]:
     """A running ComfyUI with the pack and the small world."""
     with running_server() as running:
         yield running
+
+
+@pytest.fixture
+def run(server: Server):
+    """run(graph) -> its entry in the history, once it has ended."""
+
+    def go(prompt: dict) -> dict:
+        number = server.request("/prompt", {"prompt": prompt})["prompt_id"]
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if entry := server.request(f"/history/{number}").get(number):
+                return entry
+            time.sleep(0.1)
+        raise TimeoutError(server.log[-4000:])
+
+    return go

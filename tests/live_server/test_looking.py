@@ -1,11 +1,8 @@
 """The nodes that look, through ComfyUI's executor with its cache."""
 
 import re
-import time
 
-import pytest
-
-from comfy_server import Server
+from live_server.history import messages
 
 WATCH, SAMPLER, SCORE, HEATMAP, GUARD = "4", "8", "10", "11", "12"
 
@@ -48,26 +45,6 @@ def graph(concept: str, seed: int = 7, action: str = "black") -> dict:
         "16": ("SAEEraser_SAEInfo", {"sae_name": "sae_shapecanvas_objects.safetensors"}),
     }
     return {number: {"class_type": name, "inputs": inputs} for number, (name, inputs) in nodes.items()}
-
-
-@pytest.fixture
-def run(server: Server):
-    """run(graph) -> its entry in the history, once it has ended."""
-
-    def go(prompt: dict) -> dict:
-        number = server.request("/prompt", {"prompt": prompt})["prompt_id"]
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if entry := server.request(f"/history/{number}").get(number):
-                return entry
-            time.sleep(0.1)
-        raise TimeoutError(server.log[-4000:])
-
-    return go
-
-
-def messages(entry: dict, kind: str) -> list[dict]:
-    return [values for name, values in entry["status"]["messages"] if name == kind]
 
 
 def text_of(entry: dict, node: str) -> str:

@@ -19,13 +19,16 @@ from checkout import import_root
 Step = Callable[[int, torch.Tensor], object]
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
 
+OWN_SEED = 1
+"""0 would draw the very directions that the vectors are made of."""
+
 
 def ours(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
     from sae_eraser.sae_ops.autoencoder import SAEConfig
     from sae_eraser.training.config import TrainingConfig
     from sae_eraser.training.learner import Learner, new_autoencoder
 
-    sae = new_autoencoder(SAEConfig(d, n, "topk", k), first.cpu(), 0).to(DEVICE)
+    sae = new_autoencoder(SAEConfig(d, n, "topk", k), first.cpu(), OWN_SEED).to(DEVICE)
     learner = Learner(sae, TrainingConfig(precision=precision, dead_after=10_000_000))
     return lambda step, x: learner.reconstruct(x, 0.0), sae
 

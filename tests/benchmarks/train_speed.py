@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.device import DEVICE, device_name, wait
+from benchmarks.one_trainer import OWN_SEED
 from benchmarks.vectors import vectors
 from checkout import ROOT, import_root
 
@@ -85,7 +86,7 @@ def reading(shape: dict) -> dict[str, float]:
             for name, memory in (("memory", 4 * size), ("disk", size // 4))
         }
         first = next(batches["memory"])
-        sae = new_autoencoder(SAEConfig(shape["d"], shape["n"], "topk", shape["k"]), first, 0)
+        sae = new_autoencoder(SAEConfig(shape["d"], shape["n"], "topk", shape["k"]), first, OWN_SEED)
         learner = Learner(sae.to(DEVICE), TrainingConfig())
         for _ in range(WARM):
             learner.reconstruct(first.to(DEVICE), 0.0)

@@ -9,6 +9,11 @@ TRAINING, HELD_OUT = 131_072, 8_192
 FEATURES, ACTIVE = 8_192, 24
 
 
+def directions(width: int) -> torch.Tensor:
+    """Those that the vectors are made of, fp32 [FEATURES, width], unit rows."""
+    return _directions(width, torch.Generator().manual_seed(0))
+
+
 def vectors(folder: Path, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """fp16 [TRAINING, width] and fp32 [HELD_OUT, width], of unit mean square; the same for the same width.
 
@@ -19,16 +24,20 @@ def vectors(folder: Path, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         generator = torch.Generator().manual_seed(0)
-        directions = torch.nn.functional.normalize(torch.randn(FEATURES, width, generator=generator), dim=1)
+        features = _directions(width, generator)
         frequency = 1 / (torch.arange(FEATURES) + 20.0)
         parts = []
         for _ in range((TRAINING + HELD_OUT) // 8192):
             chosen = torch.multinomial(frequency.expand(8192, -1), ACTIVE, generator=generator)
             amount = torch.rand(chosen.shape, generator=generator) + 0.5
-            x = torch.nn.functional.embedding_bag(chosen, directions, per_sample_weights=amount, mode="sum")
+            x = torch.nn.functional.embedding_bag(chosen, features, per_sample_weights=amount, mode="sum")
             noise = torch.randn(x.shape, generator=generator)
             parts.append((x / x.std() + noise / 3).half())
         x = torch.cat(parts)
         save_file({"x": (x.float() / x.float().square().mean().sqrt()).half()}, path)
     x = load_file(path)["x"]
     return x[:TRAINING], x[TRAINING:].float()
+
+
+def _directions(width: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(FEATURES, width, generator=generator), dim=1)

@@ -168,8 +168,17 @@ def chosen_dots(x: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, starts
 
     x [vectors, d], table [n, d], rows int64, starts int64 [vectors]; all values of one dtype.
     """
-    owners = torch.repeat_interleave(torch.diff(starts, append=starts.new_tensor([len(rows)])))
+    owners = vector_of_each(starts, len(rows))
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(x, table, rows, starts, owners, 0)
+
+
+def vector_of_each(starts: torch.Tensor, count: int) -> torch.Tensor:
+    """For each of 0..count - 1 the last of these starts that is not above it, int64 [count]; the first start is 0.
+
+    A GPU is not waited for.
+    """
+    sizes = torch.diff(starts, append=starts.new_full((1,), count))
+    return torch.repeat_interleave(sizes, output_size=count)
 
 
 def _blocks(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

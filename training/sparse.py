@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ..sae_ops.autoencoder import SparseAutoencoder
 from ..sae_ops.bf16 import bf16_linear
-from ..sae_ops.largest import ScreenedEncoder, chosen_dots, largest
+from ..sae_ops.largest import ScreenedEncoder, chosen_dots, largest, vector_of_each
 from .distributed import gathered_filled_up, processes, rank, summed
 
 
@@ -85,9 +85,9 @@ def _largest_of_batch(find: Callable[..., tuple[torch.Tensor, torch.Tensor]], x:
     chosen = torch.zeros_like(everyone, dtype=torch.bool)
     chosen.view(-1)[best.indices] = True
     own = chosen[rank(), : len(values)].nonzero()[:, 0]
-    own = own[owners[own].argsort(stable=True)]
-    counts = torch.bincount(owners[own], minlength=len(x))
-    return Kept(values[own].relu(), latents[own], counts.cumsum(0) - counts)
+    if settled:  # those that were searched again come last
+        own = own[owners[own].argsort(stable=True)]
+    return Kept(values[own].relu(), latents[own], _starts(owners[own], len(x)))
 
 
 def _above(pre_acts: torch.Tensor, threshold: torch.Tensor) -> Kept:
@@ -108,16 +108,18 @@ class _Reconstruction(torch.autograd.Function):
     def backward(ctx, gradient):
         x, values, latents, starts, W_enc, W_dec, b_dec = ctx.saved_tensors
         by_value = chosen_dots(gradient, W_dec, latents, starts) * (values > 0)
-        order = latents.argsort(stable=True)
-        sizes = torch.diff(starts, append=starts.new_tensor([len(latents)]))
-        vectors = torch.repeat_interleave(sizes)[order]
-        counts = torch.bincount(latents, minlength=len(W_enc))
-        bags = counts.cumsum(0) - counts
+        in_order, order = latents.sort(stable=True)
+        vectors, bags = vector_of_each(starts, len(latents))[order], _starts(in_order, len(W_enc))
         W_dec_gradient = _sums(gradient, vectors, bags, values[order])
         W_enc_gradient = _sums(x - b_dec, vectors, bags, by_value[order])
         b_enc_gradient = torch.zeros(len(W_enc), device=x.device).index_add_(0, latents, by_value)
         b_dec_gradient = gradient.sum(dim=0) - b_enc_gradient @ W_enc
         return None, None, W_enc_gradient, b_enc_gradient, W_dec_gradient, b_dec_gradient
+
+
+def _starts(in_order: torch.Tensor, count: int) -> torch.Tensor:
+    """Where each of the numbers 0..count - 1 begins among these, or would."""
+    return torch.searchsorted(in_order, torch.arange(count, device=in_order.device))
 
 
 def _sums(table: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

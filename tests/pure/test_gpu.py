@@ -1,5 +1,6 @@
 """On a GPU all is what it is on the CPU. Skipped where there is none."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -45,6 +46,23 @@ def test_an_edit_with_a_mask():
     expected = edit(maps(), SIGMA, IS_COND, place)
     result = edit.to(torch.device("cuda"))(maps().cuda(), SIGMA.cuda(), IS_COND.cuda(), place)
     torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_edit_across_the_calls_of_a_run(activation):
+    calls = [maps() * size for size in (1.0, 0.6, 0.2)]
+    means = random_sae(activation).encode(calls[0].flatten(2).mT).mean(dim=1)[:, [0, 1, 5, 2, 5, 7]].sort(dim=0).values
+    bars = (means[0] + means[1]) / 2  # two of the three pictures have more
+    statistics = replace(random_statistics(), detection=bars.expand(3, -1), positions=torch.tensor(35))
+    edit = ConceptEdit(random_sae(activation), CONCEPTS, statistics, (Erasure(0), Erasure(1), Erasure(2)))
+    on_gpu, shown = edit.to(torch.device("cuda")), torch.zeros(3, len(edit), dtype=torch.bool)
+    shown_on_gpu = shown.cuda()
+    for call in calls:
+        expected = edit(call, SIGMA, IS_COND, shown=shown)
+        result = on_gpu(call.cuda(), SIGMA.cuda(), IS_COND.cuda(), shown=shown_on_gpu)
+        torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(shown_on_gpu.cpu(), shown)
+    assert not torch.equal(expected, calls[-1]) and not shown.all()
 
 
 def test_the_papers_edit():

@@ -57,6 +57,7 @@ class ConceptEdit:
         self._statistics, self._is_topk = statistics, sae.config.activation == "topk"
         self._latents = ChosenLatents(sae, latents, encoder)
         self._detectors = self._terms.detects.nonzero()[:, 0]
+        self._columns = self._terms.statistics_column.to(device)
         self._detecting = self._latents[self._terms.latent[self._detectors].to(device)]
         self._decoder = sae.W_dec[torch.tensor(latents, device=device)] / sae.input_scale
         self._centre = sae.input_shift[:, None]
@@ -65,14 +66,10 @@ class ConceptEdit:
         self._calls: dict[tuple[float, ...], tuple[torch.Tensor, TermLevels]] = {}
         self._weights: dict[tuple[Place, torch.Size], torch.Tensor] = {}
 
-    def __len__(self) -> int:
-        """How many terms it has: one for each latent of each erasure."""
-        return len(self._terms)
-
     def to(self, device: torch.device) -> "ConceptEdit":
         """The same edit on another device; masks, and what topk needs of the whole encoder, stay where they are."""
         moved = copy.copy(self)
-        for name in ("_latents", "_detecting", "_decoder", "_centre"):
+        for name in ("_latents", "_detecting", "_decoder", "_centre", "_columns"):
             setattr(moved, name, getattr(self, name).to(device))
         moved._selections, moved._calls, moved._weights = {}, {}, {}
         return moved
@@ -88,10 +85,10 @@ class ConceptEdit:
     ) -> torch.Tensor:
         """Maps [images, d, height, width], noise level and guidance half of each image [images] -> edited maps.
 
-        place: where the maps lie in the picture; only masks need it. shown: bool [images, terms], which concepts each
-        picture has shown in earlier calls, to which those of this one are added; a picture that once had enough of a
-        concept need not have as much again. Works in fp32 and returns the dtype of x; returns x itself where nothing is
-        to be edited. Raises ValueError if a mask does not fit.
+        place: where the maps lie in the picture; only masks need it. shown: bool [images, terms of the statistics],
+        which concepts each picture has shown in earlier calls, whatever erased them then; those of this one are added.
+        A picture that once had enough of a concept need not have as much again. Works in fp32 and returns the dtype of
+        x; returns x itself where nothing is to be edited. Raises ValueError if a mask does not fit.
 
         What does not depend on x is worked out once on the CPU, for which sigma and is_cond should be there: a GPU
         takes longer to start a kernel than to run one of these, and longest if it is waited for.
@@ -105,13 +102,14 @@ class ConceptEdit:
             return x
         some = self._select(needed)
         chosen = slice(None) if len(needed) == len(active) else needed.to(x.device)
-        now, earlier = levels[chosen], None if shown is None else shown[:, chosen, None]
+        now, columns = levels[chosen], self._columns[chosen]
+        earlier = None if shown is None else shown[:, columns, None]
         z = some.latents.before_topk(maps)
         if self._is_topk:
             z = some.latents.after_topk(maps, z, some.asks(z, now, earlier))
         fires = some.fires(z, now, earlier)
         if shown is not None:
-            shown[:, chosen] |= fires.any(dim=2)
+            shown.index_add_(1, columns, fires.any(dim=2))
         if not (some.steers or fires.any()):
             return x
         strength, moved = now.strength, fires
@@ -172,7 +170,7 @@ class ConceptEdit:
         terms = self._terms
         if len(self._detectors) < len(terms) and maps.device.type == "cpu":  # a GPU has encoded all of them sooner
             z, now = self._detecting.before_topk(maps), levels[self._detectors]
-            earlier = None if shown is None else shown[:, self._detectors, None]
+            earlier = None if shown is None else shown[:, self._columns[self._detectors], None]
             shows = shown_in_maps(z, z > now.gate, now, self._mean_positions, earlier)
             may_show = torch.zeros_like(terms.steers)
             may_show[self._detectors] = shows[..., 0].any(dim=0)

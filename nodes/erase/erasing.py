@@ -52,10 +52,9 @@ class EraseFunction:
             return edit(x, sigma, is_cond)
         if memory is None:
             return edit(x, sigma, is_cond, place)
-        about = (self.sae, tuple(erasure.concept for erasure in self.erasures))
-        shown = memory.recall(about, len(x), len(edit), x.device)
+        shown = memory.recall(self.sae, len(x), self.sae.statistics.overall.shape[1], x.device)
         edited = edit(x, sigma, is_cond, place, shown)
-        memory.keep(about, shown)
+        memory.keep(self.sae, shown)
         return edited
 
     @property

@@ -11,7 +11,7 @@ from sae_eraser.nodes.hooks.run_memory import CallMemory, RunMemory, call_memory
 from sae_eraser.sae_ops.sae_file import load_sae, save_sae
 from with_comfyui.random_files import MID, UP
 from with_comfyui.sampling import differs, encode, erase, sample_with, split_guidance
-from with_comfyui.test_erase_hook import with_hooks_set
+from with_comfyui.test_erase_hook import keyframes, with_hooks_set
 
 NEVER = 1e6
 """A mean that no picture reaches."""
@@ -139,3 +139,22 @@ def test_windows_of_a_batch_have_pictures_of_their_own():
     windows = (Window(0, 1), Window(2, 3), Window(0, 1))
     chunks = [call_memory({"uuids": ["a"], "context_window": window}).chunks for window in windows]
     assert chunks[0] == chunks[2] != chunks[1]
+
+
+def test_it_stays_found_when_another_concept_joins(world, model, spared):
+    """By a hook, whose own concept no picture shows any more when it begins."""
+    sae = spared(0.0)
+    hooks = EraseConceptHook.execute(1.0, "scale", sae={"sae": sae, "concept": "box"}).result[0]
+    late = keyframes(hooks, (0.0, 0.0), (0.3, 1.0))
+    hooked = {"positive": with_hooks_set(encode(world.clip, "a star in neon style"), late)}
+    erased = sample_with(world.clip, erase(model, sae=sae), steps=5, **hooked)
+    alone = sample_with(world.clip, erase(model, sae=MID), steps=5)
+    torch.testing.assert_close(erased, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_one_part_of_the_sampling_finds_it_for_the_next(model, sample, spared):
+    def in_parts(sae):
+        return sample(erase(erase(model, sae=sae, end=0.3), sae=sae, start=0.3, strength=2.0), steps=5)
+
+    found = in_parts(spared(0.0))
+    assert torch.equal(found, in_parts(MID)) and differs(found, sample(erase(model, sae=MID, end=0.3), steps=5))

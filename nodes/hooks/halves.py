@@ -26,6 +26,8 @@ class Halves:
     """Whether each of the conditionings that a chunk may be for reads the prompt."""
     known: tuple[bool, ...]
     """Whether each is the guider's; some nodes bring another."""
+    names: tuple[str | None, ...]
+    """What the guider calls each; None if it is not known."""
     images: int
     """In a chunk."""
 
@@ -33,19 +35,20 @@ class Halves:
 def note_prompts(executor, x, timestep, model_options, *args, **kwargs):
     """The wrapper around a guider's prediction; note_halves reads what it leaves in transformer_options."""
     conds = executor.class_obj.original_conds  # to the others ComfyUI adds one half's areas under the other's names
-    prompted = {prompt["uuid"]: UNPROMPTED not in name for name, prompts in conds.items() for prompt in prompts or ()}
-    return executor(x, timestep, with_note(model_options, ASKED, prompted), *args, **kwargs)
+    asked = {prompt["uuid"]: name for name, prompts in conds.items() for prompt in prompts or ()}
+    return executor(x, timestep, with_note(model_options, ASKED, asked), *args, **kwargs)
 
 
 def note_halves(executor, model, conds, x, timestep, model_options, *args, **kwargs):
     """The wrapper around what calls the model for some of these prompts; are_prompted reads what it leaves."""
-    prompted = model_options.get("transformer_options", {}).get(ASKED, {})
-    found = [
-        [prompted[prompt["uuid"]] for prompt in prompts or () if prompt.get("uuid") in prompted] for prompts in conds
-    ]
-    each = tuple(own[0] if own else place == 0 for place, own in enumerate(found))
-    known = tuple(bool(own) or not prompted for own in found)
-    halves = Halves(each, known, len(x))
+    asked = model_options.get("transformer_options", {}).get(ASKED, {})
+    names = tuple(
+        next((asked[prompt["uuid"]] for prompt in prompts or () if prompt.get("uuid") in asked), None)
+        for prompts in conds
+    )
+    prompted = tuple(UNPROMPTED not in name if name else place == 0 for place, name in enumerate(names))
+    known = tuple(name is not None or not asked for name in names)
+    halves = Halves(prompted, known, names, len(x))
     return executor(model, conds, x, timestep, with_note(model_options, HALVES, halves), *args, **kwargs)
 
 

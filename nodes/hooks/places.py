@@ -45,7 +45,7 @@ def find_place(x: torch.Tensor, options: dict, diffusion_model: torch.nn.Module)
             "workflow, or take the mask out."
         )
     areas = [_area(sampled, uuid) for uuid in options["uuids"]]
-    pictures, chunk = _pictures(sampled, window)
+    pictures, chunk = pictures_of_window(window) or (sampled.images, tuple(range(sampled.images)))
     height, width = x.shape[-2:]
     if len(x) != len(areas) * len(chunk) or any(size != (height, width) for size, _ in areas):
         raise RuntimeError(
@@ -59,10 +59,10 @@ def find_place(x: torch.Tensor, options: dict, diffusion_model: torch.nn.Module)
     return Place((sampled.size[-2], sampled.size[-1]), (height, width), covered, corners, pictures, chunk)
 
 
-def _pictures(sampled: Sampled, window) -> tuple[int, tuple[int, ...]]:
-    """How many there are, and which of them are in the call: all, or those of a context window of the batch."""
+def pictures_of_window(window) -> tuple[int, tuple[int, ...]] | None:
+    """How many pictures a context window is cut from, and which of them it has; None if it has them all."""
     if not window or window.dim != 0:
-        return sampled.images, tuple(range(sampled.images))
+        return None
     anchor = getattr(window, "causal_anchor_index", None)
     before = () if anchor is None else (anchor,)
     return window.total_frames, (*before, *window.index_list)

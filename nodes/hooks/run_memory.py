@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .halves import with_note
+from .halves import HALVES, with_note
+from .places import pictures_of_window
 
 MEMORY = "sae_eraser_memory"
 """Where a run's RunMemory is in transformer_options."""
@@ -27,29 +28,41 @@ class CallMemory:
     """None if the call is in no run that is known."""
     chunks: tuple[Hashable, ...]
     """Which pictures each is made of: the same ones in the same order wherever this is the same."""
+    window: tuple[int, tuple[int, ...]] | None = None
+    """Of how many pictures each has these; None if all."""
 
     def recall(self, about: Hashable, pictures: int, facts: int, device: torch.device) -> torch.Tensor:
         """What earlier calls have found about so many pictures, bool [pictures, facts], as a tensor of its own.
 
         False where there were none, and True where it cannot be told which pictures these are.
         """
-        each, rest = divmod(pictures, len(self.chunks))
-        if self.run is None or rest:
+        if self.run is None or not self._can_tell(pictures):
             return torch.ones(pictures, facts, dtype=torch.bool, device=device)
-        known = [self.run.found.get((about, chunk)) for chunk in self.chunks]
-        parts = [
-            torch.full((each, facts), own is not None, dtype=torch.bool, device=device)
-            if own is None or len(own) != each
-            else own.to(device)
-            for own in known
-        ]
-        return torch.cat(parts)
+        total, own = self.window or (pictures // len(self.chunks), slice(None))
+        return torch.cat([self._known((about, chunk), total, facts, device)[own,] for chunk in self.chunks])
 
     def keep(self, about: Hashable, found: torch.Tensor) -> None:
         """Remembers this for later calls, as recall gave it and this call has added to it."""
-        if self.run is not None and len(found) % len(self.chunks) == 0:
-            for chunk, own in zip(self.chunks, found.chunk(len(self.chunks)), strict=True):
-                self.run.found[about, chunk] = own
+        if self.run is None or not self._can_tell(len(found)):
+            return
+        for chunk, own in zip(self.chunks, found.chunk(len(self.chunks)), strict=True):
+            if self.window:
+                total, pictures = self.window
+                known = self._known((about, chunk), total, found.shape[1], found.device)
+                own = known.index_copy(0, torch.tensor(pictures, device=found.device), own)
+            self.run.found[about, chunk] = own
+
+    def _can_tell(self, pictures: int) -> bool:
+        each, rest = divmod(pictures, len(self.chunks))
+        return not rest and (self.window is None or each == len(self.window[1]))
+
+    def _known(self, key: Hashable, pictures: int, facts: int, device: torch.device) -> torch.Tensor:
+        """What was found about all pictures of a chunk, of which there are so many."""
+        assert self.run
+        found = self.run.found.get(key)
+        if found is None or len(found) != pictures:
+            return torch.full((pictures, facts), found is not None, dtype=torch.bool, device=device)
+        return found.to(device)
 
 
 def note_run(executor, *args, **kwargs):
@@ -61,8 +74,10 @@ def note_run(executor, *args, **kwargs):
 
 def call_memory(options: dict) -> CallMemory:
     """That of one call of the model; options: its transformer_options."""
-    prompts, window = options.get("uuids"), options.get("context_window")
-    if not prompts:
+    prompts, chunks, halves = options.get("uuids") or (), options["cond_or_uncond"], options.get(HALVES)
+    if len(prompts) != len(chunks):
         return CallMemory(None, (None,))
-    cut = None if window is None else (window.dim, *window.index_list)
-    return CallMemory(options.get(MEMORY), tuple((prompt, cut) for prompt in prompts))
+    # Of a prompt for an area the other halves of guidance have a copy, which ComfyUI does not give another uuid.
+    names = (halves.names[chunk] if halves else chunk for chunk in chunks)
+    each = tuple(zip(prompts, names, strict=True))
+    return CallMemory(options.get(MEMORY), each, pictures_of_window(options.get("context_window")))

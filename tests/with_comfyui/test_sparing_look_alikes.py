@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 
+import nodes
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
 from sae_eraser.nodes.erase.erase_concept_hook import EraseConceptHook
-from sae_eraser.nodes.hooks.run_memory import CallMemory, RunMemory, call_memory
+from sae_eraser.nodes.hooks.run_memory import MEMORY, CallMemory, RunMemory, call_memory
 from sae_eraser.sae_ops.sae_file import load_sae, save_sae
 from with_comfyui.random_files import MID, UP
 from with_comfyui.sampling import differs, encode, erase, sample_with, split_guidance
 from with_comfyui.test_erase_hook import keyframes, with_hooks_set
+from with_comfyui.test_tiles import in_windows
 
 NEVER = 1e6
 """A mean that no picture reaches."""
@@ -129,16 +131,49 @@ def test_where_a_prompt_has_another_number_of_pictures_all_of_them_count_as_foun
     assert remembered(None, "a", pictures=2).all()
 
 
-def test_windows_of_a_batch_have_pictures_of_their_own():
+def test_windows_of_a_batch_have_some_of_its_pictures():
     class Window:
-        dim = 0
+        dim, total_frames = 0, 4
 
         def __init__(self, *index_list: int):
             self.index_list = index_list
 
-    windows = (Window(0, 1), Window(2, 3), Window(0, 1))
-    chunks = [call_memory({"uuids": ["a"], "context_window": window}).chunks for window in windows]
-    assert chunks[0] == chunks[2] != chunks[1]
+    run = RunMemory()
+
+    def window(*pictures: int) -> CallMemory:
+        noted = {"uuids": ["a"], "cond_or_uncond": [0], "context_window": Window(*pictures), MEMORY: run}
+        return call_memory(noted)
+
+    def found(*pictures: int) -> list[bool]:
+        return window(*pictures).recall("it", len(pictures), 1, torch.device("cpu"))[:, 0].tolist()
+
+    window(0, 1).keep("it", torch.tensor([[False], [True]]))
+    assert found(1, 2) == [True, False] and found(3, 1, 0) == [False, True, False]
+    window(1, 3).keep("it", torch.tensor([[True], [True]]))
+    assert found(0, 1, 2, 3) == [False, True, False, True]
+    assert window(0, 2).recall("it", 3, 1, torch.device("cpu")).all()  # another node has added one
+
+
+@pytest.mark.parametrize("dim, sizes", [(0, {"images": 6}), (3, {"size": (8, 24)})])
+@pytest.mark.parametrize("schedule", ["standard_uniform", "looped_uniform"])
+def test_windows_may_be_others_in_every_step(model, sample, spared, dim, sizes, schedule):
+    def windows(patched):
+        return sample(in_windows(patched, 4 if dim == 0 else 12, dim, schedule=schedule), steps=5, **sizes)
+
+    erased = windows(erase(model, sae=spared(0.0)))
+    assert torch.equal(erased, windows(erase(model, sae=MID))) and differs(erased, windows(model))
+
+
+@pytest.mark.parametrize("branch", ["cond", "uncond"])
+def test_halves_of_guidance_find_it_by_themselves_where_a_prompt_is_for_an_area(world, model, spared, branch):
+    """ComfyUI gives the other half a copy of that prompt."""
+    part = nodes.ConditioningSetArea().append(encode(world.clip, "a ring"), 32, 64, 0, 0, 1.0)[0]
+    prompts = {"positive": part + encode(world.clip, "a star in neon style")}
+    plain, erased, expected = (
+        sample_with(world.clip, patched, steps=5, **prompts)
+        for patched in (model, *(erase(model, sae=sae, branch=branch) for sae in (spared(0.0), MID)))
+    )
+    assert torch.equal(erased, expected) and differs(erased, plain)
 
 
 def test_it_stays_found_when_another_concept_joins(world, model, spared):

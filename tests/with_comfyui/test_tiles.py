@@ -33,10 +33,10 @@ def tiled(model, order, calls: list):
     return clone
 
 
-def in_windows(model, length: int, dim: int, causal: bool = False):
+def in_windows(model, length: int, dim: int, causal: bool = False, schedule: str = "standard_static"):
     """A clone that ComfyUI's context windows sample in parts of this length in one direction of the latents."""
     window = {"context_length": length, "context_overlap": 0, "context_stride": 1, "dim": dim}
-    how = {"context_schedule": "standard_static", "closed_loop": False, "fuse_method": "flat", "freenoise": False}
+    how = {"context_schedule": schedule, "closed_loop": False, "fuse_method": "flat", "freenoise": False}
     return ContextWindowsManualNode.execute(model, **window, **how, causal_window_fix=causal).result[0]
 
 

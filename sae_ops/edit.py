@@ -109,7 +109,8 @@ class ConceptEdit:
             z = some.latents.after_topk(maps, z, some.asks(z, now, earlier))
         fires = some.fires(z, now, earlier)
         if shown is not None:
-            shown.index_add_(1, columns, fires.any(dim=2))
+            found = torch.zeros_like(shown, dtype=torch.int32).index_add_(1, columns, fires.any(dim=2).int())
+            shown |= found > 0
         if not (some.steers or fires.any()):
             return x
         strength, moved = now.strength, fires

@@ -55,7 +55,7 @@ def test_an_edit_across_the_calls_of_a_run(activation):
     bars = (means[0] + means[1]) / 2  # two of the three pictures have more
     statistics = replace(random_statistics(), detection=bars.expand(3, -1), positions=torch.tensor(35))
     edit = ConceptEdit(random_sae(activation), CONCEPTS, statistics, (Erasure(0), Erasure(1), Erasure(2)))
-    on_gpu, shown = edit.to(torch.device("cuda")), torch.zeros(3, len(edit), dtype=torch.bool)
+    on_gpu, shown = edit.to(torch.device("cuda")), torch.zeros(3, 6, dtype=torch.bool)
     shown_on_gpu = shown.cuda()
     for call in calls:
         expected = edit(call, SIGMA, IS_COND, shown=shown)

@@ -67,10 +67,20 @@ def sae_path(name: str) -> Path:
         raise SAEFileError(f"The SAE is {name!r:.80}, but must be the name of a file in models/sae.")
     path = folder_paths.get_full_path(FOLDER, name)
     if path is None:
-        folder = folder_paths.get_folder_paths(FOLDER)[0]
-        wanted = "No SAE is installed." if name in ("", NONE_INSTALLED) else f"The SAE '{name}' is not installed."
-        raise SAEFileError(f"{wanted} Put SAE files (.safetensors) into {folder} and press R to refresh the lists.")
+        raise SAEFileError(_not_there(name))
     return Path(path)
+
+
+def _not_there(name: str) -> str:
+    """What to do where no file has this name; an empty list and a program that chooses nothing give none."""
+    wanted = f"The SAE '{name}' is not installed."
+    if name in ("", NONE_INSTALLED):
+        if listings := _listings():
+            names = (own if listing.erases else f"{own} (cannot erase)" for own, listing in listings.items())
+            return f"No SAE is chosen. Choose one of: {', '.join(names)}. If they are not in the list, press R."
+        wanted = "No SAE is installed."
+    folder = folder_paths.get_folder_paths(FOLDER)[0]
+    return f"{wanted} Put SAE files (.safetensors) into {folder} and press R to refresh the lists."
 
 
 def open_sae(name: str) -> LoadedSAE:

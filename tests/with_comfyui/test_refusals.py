@@ -86,9 +86,13 @@ def test_what_is_no_name_of_a_file(folder, sae):
         open_choice(node, None)
 
 
-def test_no_file_at_all(folder):
-    node = SimpleNamespace(hidden=SimpleNamespace(prompt={"1": {"inputs": {}}}, unique_id="1"))
-    with pytest.raises(SAEFileError, match="No SAE is installed"):
+@pytest.mark.parametrize("inputs", [{}, {"sae": NONE_INSTALLED, "sae.concept": NO_CONCEPT}], ids=str)
+def test_no_file_at_all(folder, inputs):
+    """As a program may send it, or a page that was opened before there were files."""
+    write_random_sae(folder / "drawn.safetensors", "mid_block.attentions.0", branch="uncond")
+    node = SimpleNamespace(hidden=SimpleNamespace(prompt={"1": {"inputs": inputs}}, unique_id="1"))
+    choices = re.escape(f"drawn.safetensors (cannot erase), {GOOD}. If they are not in the list, press R.")
+    with pytest.raises(SAEFileError, match=f"^No SAE is chosen. Choose one of: {choices}$"):
         open_choice(node, None)
 
 

@@ -8,14 +8,15 @@ from ..files.sae_files import LoadedSAE
 from ..hooks.sae_hookpoints import resolve_sae_in_text
 from ..hooks.text_hooks import get_text_hooks, with_text_hooks
 from .concept_inputs import fingerprint_choice, mode_input, open_choice, sae_input, strength_input
-from .erasing import add_erasures
+from .erasing import add_erasures, refuse_uncond
 
 
 def erase_from_text(clip: CLIP, sae: LoadedSAE, erasures: tuple[Erasure, ...]) -> CLIP:
     """A clone of the CLIP that erases these concepts from prompts, besides those that earlier nodes erase.
 
-    Raises as resolve_sae_in_text and add_erasures do.
+    Raises as refuse_uncond, resolve_sae_in_text and add_erasures do.
     """
+    refuse_uncond(sae)  # first, as what is said of its place sends it to another erase node
     hookpoint = resolve_sae_in_text(clip, sae)
     return with_text_hooks(clip, add_erasures(get_text_hooks(clip), hookpoint, sae, erasures))
 

@@ -71,6 +71,15 @@ class EraseFunction:
         return ConceptEdit(*parts, encoder.model if encoder else None)
 
 
+def refuse_uncond(sae: LoadedSAE) -> None:
+    """Raises ValueError if the SAE only tells what is drawn."""
+    if sae.header.branch == "uncond":
+        raise ValueError(
+            f"The SAE '{sae.name}' tells what is drawn (branch uncond), and cannot erase. Use it with Watch Concepts, "
+            "and erase with an SAE of the branch cond."
+        )
+
+
 def add_erasures(
     hooks: Hooks,
     hookpoint: Hookpoint,
@@ -80,13 +89,9 @@ def add_erasures(
 ) -> Hooks:
     """The hooks, with these erasures and their needs joined to those of the same SAE.
 
-    Raises ValueError if it cannot erase, or as EraseFunction does.
+    Raises ValueError as refuse_uncond and EraseFunction do.
     """
-    if sae.header.branch == "uncond":
-        raise ValueError(
-            f"The SAE '{sae.name}' tells what is drawn (branch uncond), and cannot erase. Use it with Watch Concepts, "
-            "and erase with an SAE of the branch cond."
-        )
+    refuse_uncond(sae)
     others = []
     for hook in hooks:
         if isinstance(hook.function, EraseFunction) and hook.function.sae is sae:

@@ -114,6 +114,12 @@ def test_an_sae_of_the_diffusion_model_is_sent_to_its_node(clip):
         erase(clip, sae=MID)
 
 
+def test_an_sae_that_only_tells_what_is_drawn_is_not_sent_to_an_erase_node(clip, comfyui):
+    write_random_sae(comfyui.base / "models" / "sae" / "drawn.safetensors", "mid_block.attentions.0", branch="uncond")
+    with pytest.raises(ValueError, match="'drawn.safetensors' tells what is drawn.*Use it with Watch Concepts"):
+        erase(clip, sae="drawn.safetensors")
+
+
 def test_what_the_clip_does_not_have_is_refused(clip, comfyui):
     with pytest.raises(ValueError, match=f"no hookpoint 'text_encoder_2.*It has: {FIRST}"):
         erase(clip, sae=SECOND)

@@ -65,6 +65,11 @@ def read_table(path: Path, n_latents: int) -> tuple[list[str], LatentMeans]:
                 f"{path}: '{name}' has {shape[1]} steps, but the concept before it "
                 f"{len(shown[0])}. Choose the table that was made with this SAE."
             )
+        if not name.strip():
+            raise ValueError(
+                f"{path}: the name of a concept is '{name}', so that nobody could choose it. Save the table again with "
+                "a name for it, or without it."
+            )
         mean = latents.float().mean(dim=0)
         if not torch.isfinite(mean).all():
             raise ValueError(f"{path}: the table of '{name}' holds NaN or infinity. Download or make it again.")

@@ -159,6 +159,8 @@ def test_impossible_settings_of_the_command_line_leave_the_file_that_was_there(p
         (lambda table: table.update(Cats=table["Cats"][..., :-1]), r"'Cats' is \(7, 20, 47\)"),
         (lambda table: table.update(Cats=table["Cats"][:, :-1]), "'Cats' has 19 steps"),
         (lambda table: table.update(Cats=[1.0]), "'Cats' is list"),
+        (lambda table: table.update({"": table["Cats"]}), "1.pkl: the name of a concept is ''.*again with a name"),
+        (lambda table: table.update({" ": table["Cats"]}), "the name of a concept is ' '"),
         (lambda table: table["Cats"].fill_(float("nan")), "'Cats' holds NaN"),
         (lambda table: table.update((name, torch.ones(1, 1000, N)) for name in table), "has 1000 steps"),
     ],

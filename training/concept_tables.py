@@ -74,17 +74,19 @@ def read_table(path: Path, n_latents: int) -> tuple[list[str], LatentMeans]:
         if not torch.isfinite(mean).all():
             raise ValueError(f"{path}: the table of '{name}' holds NaN or infinity. Download or make it again.")
         shown.append(mean.flip(0))
-        prompts.append(shape[0])
+        prompts.append(len(latents))
     if not 0 < len(shown[0]) < 1000:  # the last of as many is past the end
         raise ValueError(
             f"{path} has {len(shown[0])} steps, but must have between 1 and 999. Choose the table that was made with "
             "this SAE."
         )
+    counted = list(zip(shown, prompts, strict=True))
+    total = torch.zeros(shown[0].shape, dtype=torch.float64)  # in fp32 roundings would tell apart what is alike
+    for mean, count in counted:
+        total.add_(mean, alpha=count)
+    without = [total.sub(mean, alpha=count).div(sum(prompts) - count).clamp(min=0).float() for mean, count in counted]
     with_concept = torch.stack(shown)
-    weight = torch.tensor(prompts, dtype=torch.float32)[:, None, None]
-    total = (with_concept * weight).sum(dim=0)
-    without = (total - with_concept * weight) / (weight.sum() - weight)
-    return list(table), LatentMeans(with_concept, without.clamp(min=0), with_concept.mean(dim=0))
+    return list(table), LatentMeans(with_concept, torch.stack(without), with_concept.mean(dim=0))
 
 
 def read_settings(path: Path) -> dict[str, Settings]:
@@ -139,6 +141,11 @@ def select_concepts(
     scores = torch.stack(level_by_level, dim=1)  # [concepts, steps, latents]
     concepts, columns, chosen = [], [], []
     for index, (name, own) in enumerate(settings.items()):
+        if not (scores[index] > 0).any():
+            raise ValueError(
+                f"No latent fires more for '{name}' than for the other concepts, so that none can carry it. Choose the "
+                "table that was made with this SAE, or save it again without this concept."
+            )
         selected = torch.stack([step > torch.quantile(step, own.percentile / 100) for step in scores[index]])
         latents = selected.any(dim=0).nonzero()[:, 0]
         if not len(latents):

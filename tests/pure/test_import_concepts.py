@@ -172,6 +172,27 @@ def test_tables_that_do_not_belong_to_the_sae(path, table, spoil, words):
         concepts_of_table(path, N, "object", {}, Settings())
 
 
+NOTHING = torch.zeros(1, STEPS, N)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda table: dict.fromkeys(NAMES, table["Cats"]), lambda table: table | {"Bears": NOTHING}]
+)
+def test_what_no_percentile_could_tell_apart(path, table, spoil):
+    """Concepts that are alike, and one for which nothing fires."""
+    path.write_bytes(pickle.dumps(spoil(table)))
+    with pytest.raises(ValueError, match="No latent fires more for 'Bears' than for the other .* again without this"):
+        concepts_of_table(path, N, "object", {}, Settings(50.0))
+
+
+def test_a_percentile_that_leaves_no_latent(path):
+    even = torch.cat([torch.full((5, STEPS, N // 2), 2.0), torch.ones(5, STEPS, N // 2)], dim=2)
+    path.write_bytes(pickle.dumps({"a": even, "b": even.flip(2)}))
+    with pytest.raises(ValueError, match="No latent tells 'a' from the others. Lower the percentile."):
+        concepts_of_table(path, N, "object", {}, Settings())
+    assert len(concepts_of_table(path, N, "object", {}, Settings(25.0))[0][0].latents) == N // 2
+
+
 @pytest.mark.parametrize(
     "latents, words",
     [

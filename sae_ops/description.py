@@ -58,6 +58,8 @@ def describe(path: Path, header: SAEHeader) -> str:
     if "images" in training:
         sampling = _sampling(training.get("sampling", {}))
         lines.append(f"trained on {training['images']} pictures{sampling}; a tenth of them held out, to measure it")
+    if "imported" in training:
+        lines.append(f"imported from {training['imported']['format']}")
     if "url" in training:
         lines.append(f"url: {training['url']}")
     for group in dict.fromkeys(concept.group for concept in header.concepts):

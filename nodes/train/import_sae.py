@@ -8,6 +8,7 @@ import comfy.supported_models
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ...sae_ops.description import describe_file
 from ...sae_ops.formats import files_of
 from ...sae_ops.sae_file import HOOKED_TENSORS, is_sae_file
 from ..files.fingerprints import changes_since, stamps
@@ -18,8 +19,6 @@ from ..files.sae_files import FOLDER
 from .command import run_command
 
 AS_FILES_SAY = "as the files say"
-UNKNOWN_FAMILY = "Note: the model family "
-"""What the command, which does not know all of ComfyUI's families, says of one that was chosen from the node's list."""
 
 
 class ImportSAE(io.ComfyNode):
@@ -87,7 +86,7 @@ class ImportSAE(io.ComfyNode):
     def execute(cls, name, **inputs) -> io.NodeOutput:
         """Imports, unless that was done before. Raises ValueError as _import does; else as finished_sae does."""
         out = new_sae_path(name)
-        return finished_sae(out, {"name": name, **inputs}, ui.PreviewText("\n".join(_import(out, **inputs))))
+        return finished_sae(out, {"name": name, **inputs}, ui.PreviewText(_import(out, **inputs)))
 
 
 def _import(
@@ -105,8 +104,8 @@ def _import(
     k,
     threshold,
     download,
-) -> list[str]:
-    """Writes the SAE file `out`, unless it is there already; the lines that the node shows.
+) -> str:
+    """Writes the SAE file `out`, unless it is there already; the text that the node shows.
 
     Raises ValueError if a path names nothing, or if the file exists, is another one and is not to be replaced; else
     as run_command does.
@@ -130,14 +129,14 @@ def _import(
     arguments += [f"--{option.replace('_', '-')}={value}" for option, value in given.items() if value]
     arguments += [f"--percentile={percentile}", f"--multiplier={multiplier}"]
     if out.exists() and not overwrite:
-        return [_imported_before(out, arguments)]
-    text: list[str] = []
-    run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], text.append)
-    return [line for line in text if not line.startswith(UNKNOWN_FAMILY)]
+        _refuse_to_replace_another(out, arguments)
+        return f"{out.name} was imported like this before.\n{describe_file(out)}"
+    run_command([*arguments, "--out", str(out), *(["--overwrite"] if overwrite else [])], lambda line: None)
+    return describe_file(out)
 
 
-def _imported_before(out: Path, arguments: list[str]) -> str:
-    """Says that the file is what would be imported. Raises ValueError if it is not.
+def _refuse_to_replace_another(out: Path, arguments: list[str]) -> None:
+    """Raises ValueError if the file is not what would be imported.
 
     ComfyUI forgets what the nodes of a workflow gave while another one runs, so they run again.
     """
@@ -146,7 +145,6 @@ def _imported_before(out: Path, arguments: list[str]) -> str:
         run_command([*arguments, "--out", str(again)], lambda line: None)
         if not filecmp.cmp(again, out, shallow=False):
             refuse_to_replace(out)
-    return f"{out.name} was imported like this before."
 
 
 def _folders() -> list[Path]:

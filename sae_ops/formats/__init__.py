@@ -22,6 +22,8 @@ class ForeignSAE:
 
     format: str
     """Name of the format."""
+    file: str
+    """Name of the weights file."""
     autoencoder: SparseAutoencoder
     header: SAEHeader
     """Without concepts; hookpoint and model family are empty where the files do not tell."""
@@ -58,14 +60,8 @@ def read_foreign(path: Path, given: dict | None = None) -> ForeignSAE:
             f"{checkpoint.path}: the settings beside it call the hooked tensor '{hooked}'; known are "
             f"{', '.join(HOOKED_TENSORS)}. Export or download it again."
         )
-    header = SAEHeader(
-        origin.hookpoint,
-        origin.model_family or found.model_family,
-        sae.config,
-        hooked,
-        training={"imported": {"format": found.name, "file": checkpoint.path.name}},
-    )
-    return ForeignSAE(found.name, sae, header)
+    header = SAEHeader(origin.hookpoint, origin.model_family or found.model_family, sae.config, hooked)
+    return ForeignSAE(found.name, checkpoint.path.name, sae, header)
 
 
 def find_weights(path: Path) -> Path:

@@ -256,7 +256,8 @@ def test_a_repository_that_cannot_be_had(tmp_path, out):
 def test_info_shows_foreign_files(capsys):
     assert main(["info", str(SPARSIFY)]) == 0
     text = capsys.readouterr().out
-    assert "sparsify, to be imported" in text and "48 latents of width 12, topk, k = 5" in text
+    assert "sparsify, to be imported" in text and "imported from" not in text
+    assert "48 latents of width 12, topk, k = 5" in text
     assert main(["info", str(SPARSIFY.parent / "saelens_jumprelu")]) == 0
     assert "jumprelu\n" in capsys.readouterr().out  # which has no k
     assert f'to be imported with: sae-eraser import "{SPARSIFY}" --out FILE' in text  # paths may hold spaces

@@ -94,7 +94,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{path} is an SAE file already. Put it into ComfyUI's models/sae.")
     given = {name: getattr(options, name) for name in ("k", "threshold") if getattr(options, name) is not None}
     foreign = read_foreign(path, given)
-    header = _placed(foreign.header, options, foreign.format)
+    training = {"imported": {"format": foreign.format, "file": foreign.file}}
+    header = replace(_placed(foreign.header, options, foreign.format), training=training)
     statistics = no_statistics()
     if options.concepts:
         settings = read_settings(options.settings) if options.settings else {}
@@ -103,7 +104,6 @@ def run(options: argparse.Namespace) -> None:
         )
         header = replace(header, concepts=concepts)
     save_sae(options.out, foreign.autoencoder, header, statistics)
-    print(f"imported from {foreign.format}")
     print(describe_file(options.out))
     if options.model_family and header.model_family not in MODEL_FAMILIES:
         print(

@@ -53,7 +53,7 @@ def describe(path: Path, header: SAEHeader) -> str:
             "concept do"
         )
     if sae.unsupported:
-        lines.append(f"cannot erase: {sae.activation} with input norm {sae.input_norm} is not supported in edits")
+        lines.append(f"cannot erase: its {sae.unsupported} is not supported in edits")
     lines += [f"{QUALITY.get(name, name)}: {value}" for name, value in training.get("validation", {}).items()]
     if "images" in training:
         sampling = _sampling(training.get("sampling", {}))
@@ -63,7 +63,7 @@ def describe(path: Path, header: SAEHeader) -> str:
     if "url" in training:
         lines.append(f"url: {training['url']}")
     for group in dict.fromkeys(concept.group for concept in header.concepts):
-        lines += [_line(concept, header.branch == "cond") for concept in header.concepts if concept.group == group]
+        lines += [_line(concept, header.erases) for concept in header.concepts if concept.group == group]
     if not header.concepts:
         lines.append("no concepts")
     weak = [concept.name for concept in header.concepts if concept.facts.get("explained", 1) < EXPLAINED]

@@ -48,6 +48,11 @@ class SAEHeader:
     """The half of classifier-free guidance that its concepts were learned from. "cond": the prompt's; they can be
     erased. "uncond": the other; they tell what is drawn, whatever the prompt says."""
 
+    @property
+    def erases(self) -> bool:
+        """Whether edits are made with it, if it has concepts."""
+        return self.branch == "cond" and not self.autoencoder.unsupported
+
 
 def save_sae(path: Path, sae: SparseAutoencoder, header: SAEHeader, statistics: ConceptStatistics) -> None:
     """Writes the file atomically: either the whole new file stands at `path` or what stood there before."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 
+from ...sae_ops.sae_file import read_header
 from .fingerprints import note_left
 from .output_paths import USABLE, is_usable_name
-from .sae_files import FOLDER, open_sae
+from .sae_files import FOLDER, open_sae, why_not_opened
 
 
 def new_sae_path(name: str) -> Path:
@@ -38,10 +40,12 @@ def name_in_lists(path: Path) -> str:
 def finished_sae(path: Path, inputs: Mapping[str, Any], shown: ui.PreviewText | dict) -> io.NodeOutput:
     """What a node gives that has written this SAE file: its name in the lists and the SAE, and what the node shows.
 
-    inputs: all of the node's. Raises SAEFileError.
+    If nothing can be done with the SAE, what it is connected to says so in its place. inputs: all of the node's.
+    Raises SAEFileError.
     """
     name = name_in_lists(path)
-    sae = open_sae(name)
+    refusal = why_not_opened(name, read_header(path))
+    sae = ExecutionBlocker(refusal) if refusal else open_sae(name)
     note_left(path, inputs)
     return io.NodeOutput(name, sae, ui=shown)
 

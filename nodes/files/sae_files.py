@@ -91,6 +91,13 @@ def open_sae(name: str) -> LoadedSAE:
     return _load(name, *_stamp(sae_path(name)))
 
 
+def why_not_opened(name: str, header: SAEHeader) -> str | None:
+    """Why no node can do anything with this SAE, and what to do; None if they can."""
+    if unsupported := header.autoencoder.unsupported:
+        return f"The SAE '{name}' cannot erase: its {unsupported} is not supported in edits. Choose another SAE."
+    return None
+
+
 def fingerprint(name: str | None) -> tuple | None:
     """Fingerprint of an SAE file: changes when the file does; None if the name is not known yet, as that of a link."""
     return None if name is None else _stamp(sae_path(name))
@@ -141,8 +148,8 @@ def _listing(path: str, stamp: tuple) -> _Listing | None:
             open_checkpoint(file)
             return None  # a whole file of something else
         header = read_header(file)
-        erases, url = header.branch == "cond", str(header.training.get("url", ""))
-        return _Listing(_labels(header.concepts), erases, identity, url)
+        url = str(header.training.get("url", ""))
+        return _Listing(_labels(header.concepts), header.erases, identity, url)
     except SAEFileError as error:
         logging.warning("SAE Eraser: %s is not listed: %s", file.name, error)
     except Exception as error:
@@ -192,8 +199,6 @@ def _read(name: str, path: str, stamp: tuple) -> LoadedSAE:
             f'sae-eraser import "{path}" --out "{Path(path).with_name("imported.safetensors")}" --hookpoint NAME '
             "--model-family SD15"
         )
-    if unsupported := header.autoencoder.unsupported:
-        raise SAEFileError(
-            f"The SAE '{name}' cannot erase: its {unsupported} is not supported in edits. Choose another SAE."
-        )
+    if refusal := why_not_opened(name, header):
+        raise SAEFileError(refusal)
     return loaded

@@ -8,10 +8,13 @@ import comfy.supported_models
 import folder_paths
 import pytest
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from safetensors.torch import load_file
 
+from sae_eraser.nodes.files.sae_files import list_erasing_saes, list_saes, open_sae
 from sae_eraser.nodes.files.sae_info import SAEInfo
 from sae_eraser.nodes.train.import_sae import ImportSAE
+from sae_eraser.sae_ops.sae_file import SAEFileError
 from sae_eraser.training.concept_tables import Settings
 from sae_eraser.training.model_families import MODEL_FAMILIES, other_spelling_of
 from with_comfyui.random_files import write_random_sae
@@ -71,6 +74,21 @@ def test_the_same_import_is_not_refused_when_comfyui_runs_the_node_again(saes):
     assert sorted(path.name for path in saes.iterdir()) == ["imported.safetensors", "theirs"]
     with pytest.raises(ValueError, match="imported.safetensors exists. Choose another name, or set overwrite"):
         run(**{**PLACE, "hookpoint": "mid_block.attentions.0"})
+
+
+def test_what_cannot_erase_is_imported_and_says_so(saes):
+    """The file is of use to other tools: export writes it as those read it."""
+    for _ in range(2):  # the second time it is there
+        node = run(**PLACE, path=str(REFERENCES / "sparsify_groupmax"), name="groups")
+        (text,) = node.ui.as_dict()["text"]
+        assert "cannot erase: its groupmax is not supported in edits" in text.splitlines()
+        name, sae = node.result
+        assert name == "groups.safetensors" and (saes / name).is_file()
+        assert isinstance(sae, ExecutionBlocker)  # as ComfyUI tells what is connected
+        assert sae.message.startswith("The SAE 'groups.safetensors' cannot erase: its groupmax is not supported")
+    with pytest.raises(SAEFileError, match="cannot erase: its groupmax"):
+        open_sae("groups.safetensors")
+    assert set(list_saes()) - set(list_erasing_saes()) == {"groups.safetensors"}
 
 
 def test_no_model_family_of_comfyui_is_taken_for_another_spelling():

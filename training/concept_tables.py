@@ -4,9 +4,11 @@ A table holds for every concept how strongly each latent fires, averaged over po
 settings file holds for every concept its percentile and multiplier. (SAeUron, arXiv 2501.18052.)
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,16 +23,23 @@ SHUT = 1e9
 
 @dataclass(frozen=True)
 class Settings:
-    """Which latents carry a concept and how strongly they are pushed away; by default as for SAeUron's styles."""
+    """Which latents carry a concept and how strongly they are pushed away; by default as for SAeUron's styles.
+
+    Raises ValueError if the percentile leaves no latents, or if the multiplier does not push them away.
+    """
 
     percentile: float = 99.999
     """At each step the latents whose score exceeds this percentile of all scores."""
     multiplier: float = -1.0
 
-    @property
-    def are_possible(self) -> bool:
-        """Whether the percentile leaves latents, and the multiplier is a finite number."""
-        return 0 <= self.percentile < 100 and abs(self.multiplier) < float("inf")
+    def __post_init__(self):
+        if not 0 <= self.percentile < 100:
+            raise ValueError(f"The percentile is {self.percentile:g}, but must be at least 0 and below 100.")
+        if not -math.inf < self.multiplier <= 0:
+            raise ValueError(
+                f"The multiplier is {self.multiplier:g}, but must be a finite number up to 0: a positive one leaves "
+                "the concept in, or strengthens it."
+            )
 
 
 def ddim_sigmas(steps: int) -> torch.Tensor:
@@ -92,19 +101,21 @@ def read_table(path: Path, n_latents: int) -> tuple[list[str], LatentMeans]:
 def read_settings(path: Path) -> dict[str, Settings]:
     """{concept: its settings}. Raises ValueError."""
     read = read_pickle(path)
-    try:
-        found = {
-            str(name): Settings(float(fields["percentile"]), float(fields["multiplier"]))
-            for name, fields in read.items()
-        }
-    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+    if not isinstance(read, Mapping):
         raise ValueError(
-            f"{path} should hold a percentile and a multiplier for each concept ({error}). Choose another --settings."
+            f"{path} should hold a percentile and a multiplier for each concept. Choose another --settings."
+        )
+    return {str(name): _settings_of(path, name, fields) for name, fields in read.items()}
+
+
+def _settings_of(path: Path, name: Any, fields: Any) -> Settings:
+    try:
+        return Settings(float(fields["percentile"]), float(fields["multiplier"]))
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} should hold a percentile and a multiplier for each concept, but '{name}' has none of use "
+            f"({error}). Choose another --settings."
         ) from error
-    for name, settings in found.items():
-        if not settings.are_possible:
-            raise ValueError(f"{path}: '{name}' has impossible settings: {settings}. Choose another --settings.")
-    return found
 
 
 def concepts_of_table(

@@ -212,7 +212,7 @@ def _advanced_inputs() -> list[io.Input]:
             "multiplier",
             default=-1.0,
             min=-1000.0,
-            max=1000.0,
+            max=0.0,
             step=0.1,
             advanced=True,
             tooltip="How strongly the edit pushes a concept away that has no settings.",

@@ -142,13 +142,25 @@ def test_the_command_puts_them_into_the_file(path, tmp_path, capsys):
     assert out.stat().st_size < 40_000
 
 
-@pytest.mark.parametrize("option", ["--percentile=150", "--percentile=nan", "--multiplier=nan", "--multiplier=inf"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--percentile=150",
+        "--percentile=nan",
+        "--multiplier=nan",
+        "--multiplier=inf",
+        "--multiplier=-inf",
+        "--multiplier=1.5",
+    ],
+)
 def test_impossible_settings_of_the_command_line_leave_the_file_that_was_there(path, tmp_path, capsys, option):
     source, out = Path(__file__).parent / "references" / "sparsify_topk", tmp_path / "sae.safetensors"
     out.write_text("as it was")
     place = ("--hookpoint", "up_blocks.1.attentions.1", "--model-family", "SD15", "--overwrite")
     assert main(["import", str(source), "--out", str(out), *place, "--concepts", str(path), option]) == 1
-    assert "--percentile must be at least 0 and below 100, and --multiplier a finite" in capsys.readouterr().err
+    limits = {"percentile": "at least 0 and below 100.", "multiplier": "a finite number up to 0: a positive one leaves"}
+    name, given = option.removeprefix("--").split("=")
+    assert f"The {name} is {given}, but must be {limits[name]}" in capsys.readouterr().err
     assert out.read_text() == "as it was"
 
 
@@ -226,10 +238,11 @@ def test_settings_for_an_unknown_concept(path):
         {"Cats": {"percentile": 99}},
         {"Cats": {"percentile": 101, "multiplier": -1}},
         {"Cats": {"percentile": 10**400, "multiplier": -1}},
+        {"Cats": {"percentile": 99, "multiplier": 1.5}},
     ],
     ids=str,
 )
 def test_settings_that_are_none(tmp_path, data):
     torch.save(data, tmp_path / "class_params.pth")
-    with pytest.raises(ValueError, match="class_params.pth"):
+    with pytest.raises(ValueError, match="class_params.pth should hold a percentile and a multiplier.* --settings.$"):
         read_settings(tmp_path / "class_params.pth")

@@ -86,8 +86,6 @@ def run(options: argparse.Namespace) -> None:
     if options.settings and not options.concepts:
         raise ValueError("--settings are of concepts; pass their table as well, with --concepts.")
     default = Settings(options.percentile, options.multiplier)
-    if not default.are_possible:
-        raise ValueError("--percentile must be at least 0 and below 100, and --multiplier a finite number.")
     _check_place(options)
     path = _local(options.path)
     if is_sae_file(path):

@@ -144,7 +144,10 @@ def test_a_path_that_is_not_there_downloads_nothing(saes, path, monkeypatch):
         run(path=path)
 
 
-@pytest.mark.parametrize("path", ["//server/share/sae", r"\\server\share", r" \/server/share", r"\\?\UNC\server\share"])
+@pytest.mark.parametrize(
+    "path",
+    ["//server/share/sae", r"\\server\share", r" \/server/share", r"\\?\UNC\server\share", r"\??\UNC\server\share"],
+)
 @pytest.mark.parametrize("name", ["path", "concepts", "settings"])
 def test_no_workflow_makes_windows_sign_in_at_another_computer(saes, path, name, monkeypatch):
     exists = Path.exists

@@ -129,6 +129,18 @@ def test_a_long_name_fits_into_a_file_system():
     assert len(long) < 100 and long != too
 
 
+def test_no_two_strengths_share_a_folder(tmp_path, capsys):
+    """Nor one with what an earlier run has left there."""
+    files = {"prompts": tmp_path / "p.csv", "classifier": "judge.py:judge", "out": tmp_path / "out"}
+    options = files | {"checkpoint": "c", "sae": "mine", "server": "http://nowhere"}
+    line = ["evaluate", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    assert main([*line, "--strengths", "0.5", "1.0000001"]) == 1
+    message = "--strengths 1.0000001 has more than the six digits by which results are told apart. Write 1, or another"
+    assert message in capsys.readouterr().err
+    assert main([*line, "--strengths", "0.333333", "1e-5", "1"]) == 1
+    assert "--strengths" not in capsys.readouterr().err
+
+
 def test_a_name_with_a_comma_is_guarded(tmp_path):
     """Concept Guard keeps it whole."""
     (tmp_path / "p.jsonl").write_text('{"prompt": "a bar at night", "artist": ["Hopper, Edward"]}')

@@ -184,6 +184,11 @@ def _check_numbers(options: argparse.Namespace) -> None:
                 f"--strengths must be above 0, not {strength:g}: at 0 nothing is erased. With a --guard 0 is the guard "
                 "alone."
             )
+        if strength != float(f"{strength:g}"):
+            raise ValueError(
+                f"--strengths {strength} has more than the six digits by which results are told apart. Write "
+                f"{strength:g}, or another one."
+            )
     if options.threshold is not None and not options.guard:
         raise ValueError("--threshold is that of a guard. Name its SAE with --guard.")
     for name in ("seeds", "batch_size"):

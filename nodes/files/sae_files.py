@@ -13,8 +13,8 @@ import folder_paths
 
 from ...sae_ops.autoencoder import SparseAutoencoder
 from ...sae_ops.concepts import Concept, ConceptStatistics
-from ...sae_ops.formats import open_any, recognise
-from ...sae_ops.formats.checkpoint import SETTINGS, WEIGHT_SUFFIXES, open_checkpoint
+from ...sae_ops.formats import lacks_settings, open_any, recognise
+from ...sae_ops.formats.checkpoint import SETTINGS, WEIGHT_SUFFIXES
 from ...sae_ops.sae_file import SAEFileError, SAEHeader, is_sae_file, read_header
 from .fingerprints import stamps
 
@@ -137,15 +137,19 @@ def _listings() -> dict[str, _Listing]:
 def _listing(path: str, stamp: tuple) -> _Listing | None:
     """None if the file is no SAE, whatever is wrong with it: the page needs the list of all others.
 
-    A damaged one is warned of, once for each state of the file, as the result is kept. Raises OSError if it cannot be
-    read now.
+    A damaged one, or one whose settings are missing, is warned of, once for each state of the file, as the result is
+    kept. Raises OSError if it cannot be read now.
     """
     file, identity = Path(path), content_id(path)
     try:
         if not is_sae_file(file):
             if recognise(file):
                 return _Listing((), True, identity, "")
-            open_checkpoint(file)
+            if lacks_settings(file):
+                raise SAEFileError(
+                    f"{file} is another tool's SAE, without what describes it. Put the cfg.json or config.json that "
+                    "came with it beside it, and press R."
+                )
             return None  # a whole file of something else
         header = read_header(file)
         url = str(header.training.get("url", ""))

@@ -37,6 +37,12 @@ def recognise(path: Path) -> str | None:
         return None
 
 
+def lacks_settings(path: Path) -> bool:
+    """Whether a weights file that is in no format is an SAE all the same, as far as its tensors tell: what describes it
+    is not beside it. Raises SAEFileError on a damaged file."""
+    return {"W_enc", "W_dec", "b_dec"} <= open_checkpoint(path).tensors.keys()
+
+
 def read_foreign(path: Path, given: dict | None = None) -> ForeignSAE:
     """Reads another tool's SAE, a weights file or the folder it lies in, to the CPU in fp32.
 

@@ -127,7 +127,7 @@ def test_a_damaged_file_is_warned_of_once_for_each_of_its_states(folder, caplog,
     whole, file = folder / "whole.safetensors", folder / f"half.{suffix}"
     write_random_sae(whole, MID)
     if suffix == "pt":
-        torch.save(load_file(whole), folder / "whole.pt")
+        torch.save({"weights": torch.ones(99, 99)}, folder / "whole.pt")
         whole = folder / "whole.pt"
     for part in (3, 2):
         file.write_bytes(whole.read_bytes()[: whole.stat().st_size // part])
@@ -148,10 +148,12 @@ def test_whole_files_of_something_else_are_left_out_without_a_word(folder, caplo
     assert list_saes() == {} and caplog.messages == []
 
 
-def test_what_describes_another_tools_sae_is_read_when_it_comes_or_changes(folder):
+def test_what_describes_another_tools_sae_is_asked_for_once_and_read_when_it_comes_or_changes(folder, caplog):
     weights = {"W_enc": torch.randn(8, 32), "b_enc": torch.zeros(32), "W_dec": torch.randn(32, 8)}
     save_file(weights | {"b_dec": torch.zeros(8)}, folder / "sae_weights.safetensors")
-    assert list_saes() == {}
+    assert list_saes() == list_saes() == list_erasing_saes() == {}
+    (warning,) = caplog.messages
+    assert "sae_weights.safetensors is another tool's SAE, without what describes it. Put the cfg.json or" in warning
     place = {"hook_name": MID, "sae_eraser_model_family": "ShapeCanvas"}
     settings = {"d_sae": 32, "d_in": 8, "architecture": "standard", "metadata": place}
     (folder / "cfg.json").write_text(json.dumps(settings))

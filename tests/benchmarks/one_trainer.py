@@ -1,13 +1,14 @@
 """One trainer on one shape, in a process of its own, on the GPU if there is one: prints a JSON record.
 
-train_speed.py starts it. Every trainer gets the same vectors in the same order, TopK, Adam with the learning rate
-2e-4 / sqrt(n / 2^14), no warm-up and no decay. Peers run the code of their own training step.
+train_speed.py starts it. Every trainer gets the same vectors in the same order, TopK (ours BatchTopK as well), Adam
+with the learning rate 2e-4 / sqrt(n / 2^14), no warm-up and no decay. Peers run the code of their own training step.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,14 +24,22 @@ OWN_SEED = 1
 """0 would draw the very directions that the vectors are made of."""
 
 
-def ours(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
+def ours(
+    d: int, n: int, k: int, precision: str, first: torch.Tensor, activation: str = "topk"
+) -> tuple[Step, Reconstruct]:
     from sae_eraser.sae_ops.autoencoder import SAEConfig
     from sae_eraser.training.config import TrainingConfig
     from sae_eraser.training.learner import Learner, new_autoencoder
+    from sae_eraser.training.sparse import reconstruct
 
-    sae = new_autoencoder(SAEConfig(d, n, "topk", k), first.cpu(), OWN_SEED).to(DEVICE)
+    sae = new_autoencoder(SAEConfig(d, n, activation, k), first.cpu(), OWN_SEED).to(DEVICE)
     learner = Learner(sae, TrainingConfig(precision=precision, dead_after=10_000_000))
-    return lambda step, x: learner.reconstruct(x, 0.0), sae
+
+    def reconstructed(x: torch.Tensor) -> torch.Tensor:
+        """With k latents a vector; BatchTopK as it is trained, since it gets its threshold only in the end."""
+        return reconstruct(sae, sae.normalise(x), torch.float32)[0] / sae.input_scale + sae.input_shift
+
+    return lambda step, x: learner.reconstruct(x, 0.0), reconstructed
 
 
 def sparsify(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tuple[Step, Reconstruct]:
@@ -100,6 +109,7 @@ def sae_lens(d: int, n: int, k: int, precision: str, first: torch.Tensor) -> tup
 
 TRAINERS = {
     "SAE Eraser": ours,
+    "SAE Eraser, BatchTopK": partial(ours, activation="batchtopk"),
     "eai-sparsify": sparsify,
     "sae-lens": sae_lens,
     "dictionary-learning": dictionary_learning,

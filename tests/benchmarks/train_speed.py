@@ -25,12 +25,13 @@ OUT = ROOT / "output" / "bench"
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
 SHAPES = ({"d": 1280, "n": 20480, "k": 32, "steps": 30}, {"d": 320, "n": 5120, "k": 32, "steps": 120})
 BATCH, WARM, READING_ROUNDS = 4096, 4, 7
-TRAINERS = ("SAE Eraser", "eai-sparsify", "sae-lens", "dictionary-learning")
+OURS = ("SAE Eraser", "SAE Eraser, BatchTopK")
+TRAINERS = (*OURS, "eai-sparsify", "sae-lens", "dictionary-learning")
 
 
 def measure(trainer: str, shape: dict, precision: str) -> dict:
     """The record of one trainer in a fresh process."""
-    python = sys.executable if trainer == "SAE Eraser" else PEERS
+    python = sys.executable if trainer in OURS else PEERS
     numbers = [f"--{name}={value}" for name, value in {**shape, "batch": BATCH, "warm": WARM}.items()]
     command = [python, "-m", "benchmarks.one_trainer", trainer, *numbers, "--precision", precision, "--data", OUT]
     quiet = {**os.environ, "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
@@ -142,7 +143,7 @@ def table(records: list[dict]) -> str:
     ]
     for record in records:
         same = [r for r in records if (r["d"], r["precision"]) == (record["d"], record["precision"])]
-        peers = [r["vectors_per_second"] for r in same if r["trainer"] != "SAE Eraser"]
+        peers = [r["vectors_per_second"] for r in same if r["trainer"] not in OURS]
         rate = record["vectors_per_second"]
         ratio = f"{rate / max(peers):.2f}" if peers else ""
         lines.append(

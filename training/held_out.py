@@ -59,6 +59,12 @@ def readable(cache: Cache) -> torch.Tensor:
     return mask
 
 
+def training_and_validation(cache: Cache) -> tuple[torch.Tensor, torch.Tensor]:
+    """bool [images] each: the readable images to train on, and those that are held out."""
+    held, whole = held_out(cache), readable(cache)
+    return whole & ~held, whole & held
+
+
 def _fraction(text: str) -> float:
     """A number in 0..1 that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

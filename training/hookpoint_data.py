@@ -8,7 +8,7 @@ import torch
 from . import distributed
 from .cache.manifest import CacheError
 from .data import LabelledImages, choose_images
-from .held_out import held_out, readable
+from .held_out import training_and_validation
 from .phases import Progress
 from .plan import Plan
 from .stream import Stream
@@ -46,7 +46,7 @@ def read_hookpoint(plan: Plan, hookpoint: str, memory: int, progress: Progress) 
     all activations are the same.
     """
     cache, config = plan.cache, plan.config
-    validation, training = readable(cache) & held_out(cache), readable(cache) & ~held_out(cache)
+    training, validation = training_and_validation(cache)
     training_stream, validation_stream = (
         Stream(cache, hookpoint, images, buffer_bytes=memory, seed=config.seed) for images in (training, validation)
     )

@@ -10,7 +10,7 @@ from .cache.reader import Cache
 from .config import TrainingConfig
 from .data import LabelledImages
 from .extend import Base, open_base
-from .held_out import held_out, readable
+from .held_out import training_and_validation
 
 CONCEPT_LATENTS, DRAWN_LATENTS = 24, 8
 """How many latents a concept has if nothing else is asked for; the second with the branch "uncond"."""
@@ -140,8 +140,7 @@ def plan_training(
 def check_examples(plan: Plan) -> None:
     """Raises CacheError if a concept is in all or none of the images to train or to validate with."""
     cache = plan.cache
-    masks = {"training": readable(cache) & ~held_out(cache), "validation": readable(cache) & held_out(cache)}
-    for part, mask in masks.items():
+    for part, mask in zip(("training", "validation"), training_and_validation(cache), strict=True):
         shown = cache.labels(plan.concepts)[mask]
         counts = shown.sum(dim=0).tolist()
         bad = [

@@ -99,9 +99,7 @@ def test_a_concept_in_no_validation_image(tmp_path, refused):
 
 
 def test_a_concept_in_no_training_image(tmp_path, refused, monkeypatch):
-    from sae_eraser.training import plan
-
-    monkeypatch.setattr(plan, "held_out", lambda cache: torch.arange(90) < 9)
+    monkeypatch.setattr("sae_eraser.training.held_out.held_out", lambda cache: torch.arange(90) < 9)
     message = refused(write_cache(tmp_path / "rare", with_a_rare_style(range(15), {0})))
     assert "'rare' (style) is in 0 of the 81 training images" in message
 

@@ -16,6 +16,7 @@ import pytest
 
 from checkout import ROOT
 from comfy_server import COMFYUI, SHAPECANVAS, arguments, place_link, prepare_base
+from folder_contents import contents
 from sae_eraser.training.cache.reader import Cache
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui.server import ComfyUI, started_comfyui
@@ -62,10 +63,6 @@ def command(prompts: Path, name: str, *where, seeds: int = 12, **changed) -> lis
     words = [word for option, value in inputs.items() for word in (f"--{option}", value)]
     line = ["collect", "--checkpoint", "shapecanvas.safetensors", "--prompts", prompts, *words, *where]
     return [str(word) for word in line]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_server_collects_what_the_options_say(small, base, prompts, capsys):

@@ -15,6 +15,7 @@ import torch
 
 from checkout import ROOT
 from comfy_server import Server
+from folder_contents import contents
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui.server import ComfyUI, run_graph
 from sae_eraser.training.evaluation.judging import read_pictures
@@ -58,10 +59,6 @@ def evaluated(server, prompts, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("evaluation")
     assert main(command(server, prompts, out, "--concepts", "star", "--strengths", "0.001", "1")) == 0
     return out
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_an_erased_concept_is_gone_and_the_rest_stays(evaluated):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from folder_contents import contents
 from pure.to_judge import BRIGHTNESS
 from pure.training_runs import QUICK, STEPS, train
 
@@ -30,7 +31,7 @@ def refused(capsys, out) -> Callable[..., str]:
 
     def run(cache: Path, *options: object, to: Path = out) -> str:
         capsys.readouterr()
-        before = {path: path.read_bytes() for path in out.parent.parent.rglob("*") if path.is_file()}
+        before = contents(out.parent.parent)
         assert train(cache, to, *(STEPS if "--extend" in options else QUICK), *options) == 1
         captured = capsys.readouterr()
         assert captured.out == ""
@@ -39,7 +40,7 @@ def refused(capsys, out) -> Callable[..., str]:
         assert "reconstruct:" not in captured.err and "supervise:" not in captured.err, (
             "this should have been found before training"
         )
-        assert {path: path.read_bytes() for path in out.parent.parent.rglob("*") if path.is_file()} == before
+        assert contents(out.parent.parent) == before
         return message
 
     return run

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from folder_contents import contents
 from sae_eraser.training.cache import reader
 from sae_eraser.training.cache import writer as writer_module
 from sae_eraser.training.cache.manifest import CachedImage, CacheError, CacheSettings, begun_images_per_shard
@@ -58,10 +59,6 @@ def folder(tmp_path) -> Path:
     """A finished cache of three shards, the last of them with one image."""
     write(tmp_path / "cache", 0, 1, 2)
     return tmp_path / "cache"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -62,10 +62,6 @@ def sigmas(folder: Path) -> torch.Tensor:
     return torch.cat([cache.sigmas(shard) for shard in cache.shards])
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def interrupting(world, at: int):
     """A model whose at-th call is interrupted, as by ComfyUI's button."""
     calls = []

@@ -10,11 +10,12 @@ import folder_paths
 import pytest
 from comfy.model_management import InterruptProcessingException
 
+from folder_contents import contents
 from sae_eraser.nodes.collect import cache_filling
 from sae_eraser.nodes.collect.cache_filling import read_share
 from sae_eraser.training.cache import writer
 from sae_eraser.training.cache.manifest import CacheError
-from with_comfyui.collecting import IMAGE_BYTES, collector, contents, interrupting
+from with_comfyui.collecting import IMAGE_BYTES, collector, interrupting
 from with_comfyui.sampling import with_probe
 
 

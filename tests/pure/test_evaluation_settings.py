@@ -76,6 +76,25 @@ def test_settings_that_comfyui_refused_can_be_put_right(tmp_path):
     assert json.loads((tmp_path / "sampling.json").read_text())["erasing"] == {"mode": "scale"}
 
 
+@pytest.mark.parametrize("noted", [None, "", "[]", '{"checkpoint": '])
+def test_pictures_of_which_nothing_says_how_they_were_sampled_are_not_taken(tmp_path, noted):
+    comfyui = mock.Mock(request=lambda path: [])
+    sampling = Sampling("c", "mine", [LabelledPrompt("a star", {})], 0, 4, {}, {})
+    settings = tmp_path / "sampling.json"
+    if noted is not None:
+        settings.write_text(noted)
+    keep_settings(comfyui, tmp_path, sampling)
+    picture = picture_files(tmp_path, sampling, Setting("star", 1.0))[0]
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    keep_settings(comfyui, tmp_path, sampling)
+    settings.unlink()
+    if noted is not None:
+        settings.write_text(noted)
+    with pytest.raises(ValueError, match="sampled with other settings.*delete this one"):
+        keep_settings(comfyui, tmp_path, sampling)
+
+
 def test_another_checkpoint_is_noticed_if_the_sae_has_its_name(tmp_path):
     sizes = {"checkpoints": 1, "sae": 1}
 

@@ -94,9 +94,9 @@ def keep_settings(comfyui: ComfyUI, out: Path, sampling: Sampling) -> None:
     stamps = {f"file {folder}/{name}": _stamp(comfyui, folder, name) for folder, name in files}
     now = json.loads(json.dumps(asdict(sampling) | stamps))
     path = out / "sampling.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = _kept(path)
     changed = [name for name in now if before.get(name) != now[name]]
-    drawn = {picture.parent.name for picture in (out / "pictures").glob("*/*.png")} if before else set()
+    drawn = {picture.parent.name for picture in (out / "pictures").glob("*/*.png")}
     of_erasing = {"sae", "erasing", "guard", *stamps} - {f"file checkpoints/{sampling.checkpoint}"}
     mixed = [name for name in changed if name not in of_erasing or drawn != {ORIGINAL.name}]
     if drawn and mixed:
@@ -106,6 +106,15 @@ def keep_settings(comfyui: ComfyUI, out: Path, sampling: Sampling) -> None:
         )
     if changed:
         write_atomically(path, lambda part: part.write_text(json.dumps(now, indent=2), encoding="utf-8"))
+
+
+def _kept(path: Path) -> dict:
+    """What was noted; nothing if that is gone or damaged, so that no picture counts as sampled with what is asked."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def _stamp(comfyui: ComfyUI, folder: str, name: str) -> list:

@@ -38,23 +38,26 @@ class CallMemory:
         """
         if self.run is None or not self._can_tell(pictures):
             return torch.ones(pictures, facts, dtype=torch.bool, device=device)
-        total, own = self.window or (pictures // len(self.chunks), slice(None))
+        total, own = self._pictures(pictures)
         return torch.cat([self._known((about, chunk), total, facts, device)[own,] for chunk in self.chunks])
 
     def keep(self, about: Hashable, found: torch.Tensor) -> None:
         """Remembers this for later calls, as recall gave it and this call has added to it."""
         if self.run is None or not self._can_tell(len(found)):
             return
+        total, pictures = self._pictures(len(found))
         for chunk, own in zip(self.chunks, found.chunk(len(self.chunks)), strict=True):
-            if self.window:
-                total, pictures = self.window
-                known = self._known((about, chunk), total, found.shape[1], found.device)
-                own = known.index_copy(0, torch.tensor(pictures, device=found.device), own)
-            self.run.found[about, chunk] = own
+            known = self._known((about, chunk), total, found.shape[1], found.device)
+            known[pictures,] |= own  # a chunk may come twice in one call
+            self.run.found[about, chunk] = known
 
     def _can_tell(self, pictures: int) -> bool:
         each, rest = divmod(pictures, len(self.chunks))
         return not rest and (self.window is None or each == len(self.window[1]))
+
+    def _pictures(self, pictures: int) -> tuple[int, tuple[int, ...] | slice]:
+        """How many there are of each chunk, and which of them are in a call with so many."""
+        return self.window or (pictures // len(self.chunks), slice(None))
 
     def _known(self, key: Hashable, pictures: int, facts: int, device: torch.device) -> torch.Tensor:
         """What was found about all pictures of a chunk, of which there are so many."""

@@ -123,6 +123,12 @@ def test_each_prompt_has_its_own_pictures_wherever_it_comes_in_a_call():
     assert not CallMemory(run, ("a",)).recall("another", 2, 1, torch.device("cpu")).any()
 
 
+def test_a_prompt_that_comes_twice_in_a_call_has_found_what_either_has():
+    run = RunMemory()
+    CallMemory(run, ("a", "a")).keep("it", torch.tensor([[True], [False], [False], [True]]))
+    assert remembered(run, "a", pictures=2).all()
+
+
 def test_where_a_prompt_has_another_number_of_pictures_all_of_them_count_as_found():
     run = RunMemory()
     CallMemory(run, ("a",)).keep("it", torch.tensor([[False], [False]]))

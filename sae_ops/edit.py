@@ -57,7 +57,6 @@ class ConceptEdit:
         self._statistics, self._is_topk = statistics, sae.config.activation == "topk"
         self._latents = ChosenLatents(sae, latents, encoder)
         self._detectors = self._terms.detects.nonzero()[:, 0]
-        self._columns = self._terms.statistics_column.to(device)
         self._detecting = self._latents[self._terms.latent[self._detectors].to(device)]
         self._decoder = sae.W_dec[torch.tensor(latents, device=device)] / sae.input_scale
         self._centre = sae.input_shift[:, None]
@@ -69,7 +68,7 @@ class ConceptEdit:
     def to(self, device: torch.device) -> "ConceptEdit":
         """The same edit on another device; masks, and what topk needs of the whole encoder, stay where they are."""
         moved = copy.copy(self)
-        for name in ("_latents", "_detecting", "_decoder", "_centre", "_columns"):
+        for name in ("_latents", "_detecting", "_decoder", "_centre"):
             setattr(moved, name, getattr(self, name).to(device))
         moved._selections, moved._calls, moved._weights = {}, {}, {}
         return moved
@@ -102,15 +101,14 @@ class ConceptEdit:
             return x
         some = self._select(needed)
         chosen = slice(None) if len(needed) == len(active) else needed.to(x.device)
-        now, columns = levels[chosen], self._columns[chosen]
-        earlier = None if shown is None else shown[:, columns, None]
+        now, earlier = levels[chosen], None if shown is None else shown[:, some.statistics_column, None]
         z = some.latents.before_topk(maps)
         if self._is_topk:
             z = some.latents.after_topk(maps, z, some.asks(z, now, earlier))
         fires = some.fires(z, now, earlier)
         if shown is not None:
-            found = torch.zeros_like(shown, dtype=torch.int32).index_add_(1, columns, fires.any(dim=2).int())
-            shown |= found > 0
+            own = fires.any(dim=2).int()
+            shown |= torch.zeros_like(shown, dtype=torch.int32).index_add_(1, some.statistics_column, own) > 0
         if not (some.steers or fires.any()):
             return x
         strength, moved = now.strength, fires
@@ -171,7 +169,7 @@ class ConceptEdit:
         terms = self._terms
         if len(self._detectors) < len(terms) and maps.device.type == "cpu":  # a GPU has encoded all of them sooner
             z, now = self._detecting.before_topk(maps), levels[self._detectors]
-            earlier = None if shown is None else shown[:, self._columns[self._detectors], None]
+            earlier = None if shown is None else shown[:, terms.statistics_column[self._detectors], None]
             shows = shown_in_maps(z, z > now.gate, now, self._mean_positions, earlier)
             may_show = torch.zeros_like(terms.steers)
             may_show[self._detectors] = shows[..., 0].any(dim=0)

@@ -33,6 +33,8 @@ class Selection:
     """[latents, d]."""
     latent: torch.Tensor | None
     """Which of the latents each term has; None if the first has the first, and so on."""
+    statistics_column: torch.Tensor
+    """As in Terms."""
     detector: torch.Tensor | None
     """As in Terms; None if every term is its own."""
     mask: torch.Tensor
@@ -59,6 +61,7 @@ class Selection:
             latents,
             decoder,
             None if one_by_one else latent.to(device),
+            terms.statistics_column.to(device),
             None if terms.detects.all() else terms.detector.to(device),
             terms.mask.to(device),
             bool(terms.steers.any()),

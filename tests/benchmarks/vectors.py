@@ -7,11 +7,12 @@ from safetensors.torch import load_file, save_file
 
 TRAINING, HELD_OUT = 131_072, 8_192
 FEATURES, ACTIVE = 8_192, 24
+SEED = 0
 
 
-def directions(width: int) -> torch.Tensor:
-    """Those that the vectors are made of, fp32 [FEATURES, width], unit rows."""
-    return _directions(width, torch.Generator().manual_seed(0))
+def directions(width: int, generator: torch.Generator) -> torch.Tensor:
+    """Those that the vectors are made of, by a generator that begins at SEED: fp32 [FEATURES, width], unit rows."""
+    return torch.nn.functional.normalize(torch.randn(FEATURES, width, generator=generator), dim=1)
 
 
 def vectors(folder: Path, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,8 +24,8 @@ def vectors(folder: Path, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     path = folder / f"vectors-{width}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        generator = torch.Generator().manual_seed(0)
-        features = _directions(width, generator)
+        generator = torch.Generator().manual_seed(SEED)
+        features = directions(width, generator)
         frequency = 1 / (torch.arange(FEATURES) + 20.0)
         parts = []
         for _ in range((TRAINING + HELD_OUT) // 8192):
@@ -37,7 +38,3 @@ def vectors(folder: Path, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         save_file({"x": (x.float() / x.float().square().mean().sqrt()).half()}, path)
     x = load_file(path)["x"]
     return x[:TRAINING], x[TRAINING:].float()
-
-
-def _directions(width: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(FEATURES, width, generator=generator), dim=1)

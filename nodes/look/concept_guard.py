@@ -27,6 +27,7 @@ class ConceptGuard(io.ComfyNode):
             category="model/SAE Eraser",
             description="Blackens or blurs every picture in which one of the concepts was met, or stops the run.",
             search_aliases=["safety checker", "moderation", "filter", "censor", "SAE"],
+            has_intermediate_output=True,  # else what it withheld is lost when ComfyUI has all pictures ready
             inputs=[
                 io.Image.Input("image", tooltip="The decoded pictures of the latent."),
                 *look_inputs(),

@@ -19,6 +19,14 @@ from folder_contents import contents
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui.server import ComfyUI, run_graph
 from sae_eraser.training.evaluation.judging import read_pictures
+from sae_eraser.training.evaluation.pictures import (
+    Sampling,
+    Setting,
+    picture_files,
+    sample_missing,
+    withheld_pictures,
+)
+from sae_eraser.training.prompts import read_prompts
 
 SAE, DRAWN_SAE = "sae_shapecanvas_objects.safetensors", "sae_shapecanvas_drawn.safetensors"
 OBJECTS, STYLES = ("star", "ring"), ("neon", "dots")
@@ -165,6 +173,20 @@ def test_behind_a_guard_pictures_of_the_concept_are_withheld(server, prompts, tm
     assert main(command(server, prompts, tmp_path, *guarded, "--threshold", "0.5", steps=25)) == 1
     assert "sampled with other settings (guard)" in capsys.readouterr().err
     assert contents(tmp_path) == before
+
+
+def test_what_a_guard_withheld_is_known_where_comfyui_has_the_pictures_ready(server, tmp_path):
+    """As after a stop between the sampling of a batch and its last file."""
+    sampling = {"steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64}
+    erasing = {"mode": "turn", "branch": "cond", "start_percent": 0.0, "end_percent": 1.0}
+    prompts = read_prompts("\n".join(map(json.dumps, ROWS[1:3])))
+    guard = {"sae": DRAWN_SAE, "threshold": 0.25}
+    asked = Sampling("shapecanvas.safetensors", SAE, prompts, 0, 2, sampling, erasing, guard)
+    files = picture_files(tmp_path, asked, Setting("star", 0.0))
+    for lost in files:
+        lost.unlink(missing_ok=True)
+        sample_missing(ComfyUI(server.url), asked, Setting("star", 0.0), tmp_path, print)
+        assert withheld_pictures(files) == {0}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -191,3 +191,13 @@ def test_a_model_for_videos_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ComfyUIError, match="video drew 10 pictures for 2 prompts. .* videos cannot be evaluated"):
         pictures.sample_missing(ComfyUI("http://nowhere"), sampling, ORIGINAL, tmp_path, print)
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_a_guard_that_does_not_say_what_it_withheld_are_not_taken(tmp_path, monkeypatch):
+    drawn = {"outputs": {"pictures": {"images": [{"filename": "0.png"}]}}}
+    monkeypatch.setattr(pictures, "run_graph", lambda comfyui, graph: drawn)
+    guard = {"sae": "drawn", "threshold": 0.5}
+    sampling = Sampling("c", "mine", [LabelledPrompt("a star", {})], 0, 4, {}, {}, guard)
+    with pytest.raises(ComfyUIError, match="does not say which pictures Concept Guard has withheld. Restart it"):
+        pictures.sample_missing(ComfyUI("http://nowhere"), sampling, Setting("star", 1.0), tmp_path, print)
+    assert not list(tmp_path.iterdir())

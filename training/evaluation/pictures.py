@@ -95,14 +95,22 @@ def sample_missing(
         missing = sum(not file.is_file() for file in batch)
         if not missing:
             continue
-        entry = run_graph(comfyui, batch_graph(sampling, setting, start))
-        images = entry["outputs"]["pictures"]["images"]
+        graph = batch_graph(sampling, setting, start)
+        outputs = run_graph(comfyui, graph)["outputs"]
+        images = outputs["pictures"]["images"]
         if len(images) != len(batch):
             raise ComfyUIError(
                 f"{sampling.checkpoint} drew {len(images)} pictures for {len(batch)} prompts. One picture for each "
                 "prompt is needed: models for videos cannot be evaluated."
             )
-        withheld = entry["outputs"].get("guard", {WITHHELD: [False] * len(batch)})[WITHHELD]
+        withheld = [False] * len(batch)
+        if "guard" in graph:
+            if "guard" not in outputs:
+                raise ComfyUIError(
+                    f"ComfyUI at {comfyui.url} does not say which pictures Concept Guard has withheld. Restart it with "
+                    f"the newest SAE Eraser. {GO_ON}"
+                )
+            withheld = outputs["guard"][WITHHELD]
         for file, image, hidden in zip(batch, images, withheld, strict=True):
             picture, note = _fetch(comfyui, image), PngInfo()
             if hidden:

@@ -1,6 +1,7 @@
 """What is said where the address is none, or something else than ComfyUI answers there."""
 
 import threading
+import urllib.error
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -55,6 +56,31 @@ def test_what_is_asked_is_asked_again_and_what_is_ordered_is_not(monkeypatch):
                 comfyui.request("/prompt", body)
         server.shutdown()
     assert asked == ["GET"] * 3 + ["POST"]
+
+
+def test_a_proxy_that_cannot_reach_comfyui_for_a_moment_is_asked_again(monkeypatch):
+    statuses = [502, 200, 504, 504, 504, 404, 503]
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(statuses.pop(0))
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_POST = do_GET
+
+    monkeypatch.setattr(comfyui_server, "POLL_SECONDS", 0)
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        comfyui = ComfyUI(f"http://127.0.0.1:{server.server_port}")
+        assert comfyui.request("/queue") == {}
+        with pytest.raises(ComfyUIError, match="does not answer .HTTP Error 504: Gateway Timeout.*same command again"):
+            comfyui.request("/queue")
+        for body in (None, {"prompt": {}}):
+            with pytest.raises(urllib.error.HTTPError):
+                comfyui.request("/prompt", body)
+        server.shutdown()
+    assert not statuses
 
 
 @pytest.mark.parametrize("status, body", [(200, b"<html>"), (200, b"[]"), (404, b"")], ids=str)

@@ -45,13 +45,16 @@ class ComfyUI:
         return json.loads(content) if content else {}
 
     def fetch(self, path: str, data: bytes | None = None) -> bytes:
-        """The answer as it is. Raises ComfyUIError if there is none, HTTPError if ComfyUI refuses."""
+        """The answer as it is. Raises ComfyUIError if there is none, HTTPError if ComfyUI refuses.
+
+        What is asked is asked again where a proxy says, with a status of 500 or more, that ComfyUI does not answer.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._fetch(path, data)
-            except urllib.error.HTTPError:
-                raise
             except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, urllib.error.HTTPError) and (error.code < 500 or data is not None):
+                    raise  # what ComfyUI says itself, and no proxy that cannot reach it for a moment
                 self.raise_if_ended()
                 if attempt == ATTEMPTS or data is not None:
                     raise ComfyUIError(f"ComfyUI at {self.url} does not answer ({error}). Start it. {GO_ON}") from error

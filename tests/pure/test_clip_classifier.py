@@ -5,6 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from comfy_server import COMFYUI
@@ -55,6 +56,35 @@ def test_clip_compares_pictures_with_texts(clip):
 def test_a_folder_without_clip(tmp_path):
     with pytest.raises(ClassifierError, match="there is no CLIP model.*It must be a folder with"):
         open_classifier(f"clip:{tmp_path}", LABELS, {})
+
+
+def test_weights_that_are_not_those_of_a_whole_clip_are_refused(clip):
+    """transformers would fill in random ones."""
+    folder, *_ = clip
+    whole = load_file(folder / "model.safetensors")
+    odd = {
+        "its weights lack vision_model": {name: x for name, x in whole.items() if "vision" not in name},
+        "mismatched": whole | {"logit_scale": torch.zeros(3), "visual_projection.weight": torch.zeros(4, 4)},
+    }
+    for message, weights in odd.items():
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ClassifierError, match=f"there is no CLIP model .*{message}.*It must be a folder with"):
+            open_classifier(f"clip:{folder}", LABELS, {})
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ClassifierError, match="there is no CLIP model"):
+        open_classifier(f"clip:{folder}", LABELS, {})
+
+
+def test_a_folder_without_a_tokenizer(clip):
+    """transformers would make one that takes every word for the same."""
+    folder, *_ = clip
+    for file in folder.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            file.unlink()
+    with pytest.raises(
+        ClassifierError, match="(there is no CLIP model|tokenizer can read nothing in 'a picture of star')"
+    ):
+        open_classifier(f"clip:{folder}", LABELS, {})
 
 
 def test_an_error_without_a_message_is_named_by_its_kind(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """CLIP as a classifier of anything that has a name: which text is nearest to the picture."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ...sae_ops.reasons import reason_of
 from .judging import Classifier, ClassifierError, Judgement, fingerprint
@@ -25,9 +27,12 @@ def open_clip(name: str, source: str, labels: dict[str, list[str]], texts: dict[
         raise ClassifierError(f"{name} needs transformers: pip install transformers") from error
     local = Path(source).is_dir()
     try:
-        model = CLIPModel.from_pretrained(source, local_files_only=local, use_safetensors=True)
+        load: Any = CLIPModel.from_pretrained  # whose type leaves out that it may give two things
+        model, loaded = load(source, local_files_only=local, use_safetensors=True, output_loading_info=True)
         tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError) as error:
+        if lacking := sorted(loaded["missing_keys"]):  # it would judge with random numbers in their place
+            raise ValueError(f"its weights lack {lacking[0]}, {len(lacking)} in all")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ClassifierError(
             f"{name}: there is no CLIP model ({reason_of(error)}). It must be a folder with config.json, "
             "model.safetensors and the tokenizer's files, or an id on Hugging Face such as "
@@ -36,8 +41,15 @@ def open_clip(name: str, source: str, labels: dict[str, list[str]], texts: dict[
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
     written = {group: [_text(group, texts).replace("{}", label) for label in names] for group, names in labels.items()}
-    tokens = tokenizer([text for group in written.values() for text in group], padding=True, return_tensors="pt")
-    size: int = model.vision_model.config.image_size  # type: ignore[assignment]
+    texts_in_all = [text for group in written.values() for text in group]
+    tokens = tokenizer(texts_in_all, padding=True, return_tensors="pt")
+    for text, read in zip(texts_in_all, tokens["input_ids"], strict=True):
+        if not tokenizer.decode(read, skip_special_tokens=True).strip():  # one without files knows no letter
+            raise ClassifierError(
+                f"{name}: its tokenizer can read nothing in '{text}'. Put the tokenizer's files (tokenizer.json, or "
+                "vocab.json and merges.txt) into its folder."
+            )
+    size: int = model.vision_model.config.image_size
 
     @torch.inference_mode()
     def judge(pictures: torch.Tensor) -> Judgement:

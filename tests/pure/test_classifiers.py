@@ -26,6 +26,7 @@ def test_a_function_may_be_plain_python(brightness):
     [
         ("logits", "are no probabilities .0 to 1.. Apply softmax"),
         ("one_row", r"returned probabilities \[1, 1\] for 'shade', not \[3, 1\]"),
+        ("endless", "returned features that are NaN or infinite.*Correct it, or return the probabilities alone"),
         ("nothing", "has no function 'nothing'"),
         ("absent", "has no function 'absent'"),
     ],
@@ -42,6 +43,15 @@ def test_a_function_that_fails_is_named(brightness):
     brightness.write_text("import no_such_thing\n")
     with pytest.raises(ClassifierError, match="brightness.py does not load: ModuleNotFoundError"):
         open_classifier(f"{brightness}:judge", {}, {})
+
+
+def test_a_function_may_use_dataclasses(brightness):
+    """Which look for the types of their fields in the module."""
+    head = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Own:\n    x: int\n"
+    )
+    brightness.write_text(head + brightness.read_text())
+    assert open_classifier(f"{brightness}:judge", {}, {}).judge(PICTURES).classes == {"shade": ("white", "black")}
 
 
 @pytest.mark.parametrize("name", ["resnet50", "model.pth", "judge:judge"])

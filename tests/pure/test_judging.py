@@ -60,6 +60,25 @@ def test_a_function_with_other_weights_is_another_classifier(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize(
+    "first, second", [("'a', 'b'], None", "'b', 'a'], None"), ("'a', 'b'], None", "'a', 'b'], 1.0")], ids=str
+)
+def test_a_function_with_other_names_or_features_is_another_classifier(tmp_path, first, second):
+    """Its file stays the same, and so do the probabilities."""
+    (tmp_path / "reads.py").write_text(
+        "from pathlib import Path\n\n"
+        "def judge(pictures):\n"
+        "    names, features = eval(Path(__file__).with_name('names').read_text())\n"
+        "    return {'mood': (names, [[0.9, 0.1]] * len(pictures))}, features and [features] * len(pictures)\n"
+    )
+    found = []
+    for said in (first, first, second):
+        (tmp_path / "names").write_text(f"[{said}")
+        classifier = open_classifier(f"{tmp_path / 'reads.py'}:judge", {}, {})
+        found.append(check_classifier(classifier, {"mood": ["a"]}, 8, 8).fingerprint)
+    assert found[0] == found[1] != found[2]
+
+
 def test_nothing_is_judged_twice(tmp_path, brightness):
     files = [tmp_path / f"{index}.png" for index in range(3)]
     for file, picture in zip(files, PICTURES, strict=True):
@@ -87,6 +106,18 @@ def test_damaged_verdicts_are_made_anew_and_a_damaged_picture_is_named(tmp_path,
     files[0].write_bytes(files[0].read_bytes()[:-30])
     with pytest.raises(OSError, match="0.png cannot be read.*Delete it and run the same again"):
         read_pictures(files)
+
+
+def test_a_picture_that_is_damaged_in_the_middle_is_named(tmp_path):
+    """As by a disk that has lost a block of it."""
+    noise = numpy.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=numpy.uint8)
+    Image.fromarray(noise).save(tmp_path / "0.png")
+    content = bytearray((tmp_path / "0.png").read_bytes())
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[second - 512 : second + 512] = bytes(1024)
+    (tmp_path / "0.png").write_bytes(content)
+    with pytest.raises(OSError, match="0.png cannot be read.*Delete it and run the same again"):
+        read_pictures([tmp_path / "0.png"])
 
 
 def test_other_pictures_under_the_same_names_are_judged_anew(tmp_path, brightness):

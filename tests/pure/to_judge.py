@@ -20,5 +20,8 @@ def logits(pictures):
 def one_row(pictures):
     return {"shade": (["white"], [[1.0]])}
 
+def endless(pictures):
+    return without_features(pictures), [[float("inf")]] * len(pictures)
+
 nothing = 3
 """

@@ -52,10 +52,11 @@ def _open_function(name: str, file: Path, function: str) -> Classifier:
 
 def _load(file: Path):
     """Runs the file as Python runs a script: what lies beside it can be imported."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location("sae_eraser_classifier", file)
     if spec is None or spec.loader is None:
         raise ClassifierError(f"{file} is no Python file. Correct --classifier.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     sys.path.insert(0, str(file.resolve().parent))
     try:
         spec.loader.exec_module(module)
@@ -91,4 +92,9 @@ def _judge(name: str, function: Callable, pictures: torch.Tensor) -> Judgement:
                 f"The classifier {name} returned numbers for '{group}' that are no probabilities (0 to 1). Apply "
                 "softmax to logits."
             )
+    if features is not None and not features.isfinite().all():
+        raise ClassifierError(
+            f"The classifier {name} returned features that are NaN or infinite, so pictures have no distance. Correct "
+            "it, or return the probabilities alone."
+        )
     return Judgement(classes, probabilities, features)

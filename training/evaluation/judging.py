@@ -106,13 +106,14 @@ def check_classifier(classifier: Classifier, labels: dict[str, list[str]], heigh
 def having_answered(classifier: Classifier, answer: Judgement) -> Classifier:
     """The classifier with a fingerprint that depends on what it has said of some pictures, too.
 
-    So a function that loads other weights than before is another classifier.
+    So a function that loads other weights or names than before, or tells other features, is another classifier.
     """
     said = {
         group: [[round(value, 3) for value in row] for row in values.tolist()]
         for group, values in answer.probabilities.items()
     }
-    return replace(classifier, fingerprint=fingerprint(classifier.fingerprint, said))
+    features = None if answer.features is None else [f"{own:.3g}" for own in answer.features.norm(dim=1).tolist()]
+    return replace(classifier, fingerprint=fingerprint(classifier.fingerprint, said, answer.classes, features))
 
 
 def read_pictures(files: Sequence[Path]) -> torch.Tensor:
@@ -122,7 +123,7 @@ def read_pictures(files: Sequence[Path]) -> torch.Tensor:
         try:
             with Image.open(file) as picture:
                 pictures.append(torch.from_numpy(numpy.array(picture.convert("RGB"))))
-        except OSError as error:
+        except (OSError, SyntaxError) as error:  # Pillow has the latter where a PNG is damaged in between
             raise OSError(f"{file} cannot be read ({error}). Delete it and run the same again.") from error
     return torch.stack(pictures)
 

@@ -41,9 +41,13 @@ class LocateResults:
     def start(self, originals: torch.Tensor) -> None:
         """Before the first measurement: originals are latents [pictures, ...].
 
-        Raises ValueError if the file has measurements of another model, which drew other pictures.
+        Raises ValueError if the file has measurements of another model, which drew other pictures, or of fewer or more.
         """
         then = self._originals
+        if then and len(then) != len(originals):
+            raise ValueError(
+                f"{self.path} cannot be read (it has numbers for {len(then)} pictures, not {len(originals)}). {REMEDY}"
+            )
         self._originals = [round(value, 4) for value in originals.flatten(1).std(dim=1).tolist()]
         if then and not torch.allclose(torch.tensor(self._originals), torch.tensor(then), rtol=0.02):
             raise ValueError(f"{self.path} was measured with another model: it draws other pictures. {REMEDY}")
@@ -69,10 +73,16 @@ class LocateResults:
             found = json.loads(self.path.read_text())
             differing = [name for name, value in self._settings.items() if found["settings"].get(name) != value]
             for row in found["measured"]:
-                moved = Moved(**row["moved"])
-                measurement = Exchanged(tuple(row["hookpoints"]), Range(**row["when"]), tuple(row["sigmas"]), moved)
+                moved, (first, last) = Moved(**row["moved"]), map(float, row["sigmas"])
+                measurement = Exchanged(tuple(row["hookpoints"]), Range(**row["when"]), (first, last), moved)
                 self._measured[measurement.hookpoints, measurement.when] = measurement
-            self._originals = torch.tensor(found["originals"], dtype=torch.float64).tolist()
+            measured = [
+                numbers for known in self._measured.values() for numbers in (known.moved.lead, known.moved.worse)
+            ]
+            of_pictures = torch.tensor([found["originals"], *measured], dtype=torch.float64)  # all of the same length
+            if not (of_pictures.numel() and of_pictures.isfinite().all()):
+                raise ValueError("originals, lead and worse must have a number for each picture")
+            self._originals = of_pictures[0].tolist()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self.path} cannot be read ({error!r}). {REMEDY}") from error
         if differing:

@@ -11,7 +11,7 @@ from PIL import Image
 from sae_eraser.nodes.locate.locate_concept import LocateConcept
 from sae_eraser.nodes.locate.locate_inputs import Range, choose_hookpoints, read_pairs, read_ranges
 from sae_eraser.nodes.locate.locate_report import picture, table
-from sae_eraser.nodes.locate.locate_results import Exchanged
+from sae_eraser.nodes.locate.locate_results import Exchanged, LocateResults
 from sae_eraser.nodes.locate.locating import locate as locate_with
 from sae_eraser.nodes.locate.locating import most_exchanges
 from sae_eraser.sae_ops.hookpoints import list_hookpoints
@@ -136,6 +136,34 @@ def test_a_damaged_file_is_named(locate, tmp_path, content):
     (tmp_path / "sae_locate" / "here.json").write_text(content)
     with pytest.raises(ValueError, match="here.json cannot be read .* delete that file"):
         locate()
+
+
+@pytest.mark.parametrize(
+    "edited, message",
+    [
+        ({"originals": []}, "cannot be read"),
+        ({"originals": [1.0]}, "cannot be read"),
+        ({"originals": [1.0, None, 1.0, 1.0]}, "cannot be read"),
+        ({"lead": [0.1]}, "cannot be read"),
+        ({"lead": []}, "cannot be read"),
+        ({"worse": [1.0, 1.0, float("nan"), 1.0]}, "cannot be read .*must have a number for each picture"),
+        ({"worse": ["1", "1", "1", "1"]}, "cannot be read"),
+        ({"sigmas": [9.0]}, "cannot be read"),
+        ({"sigmas": ["high", "low"]}, "cannot be read"),
+        ({"originals": [1.0] * 2, "lead": [0.1] * 2, "worse": [1.0] * 2}, "numbers for 2 pictures, not 4"),
+        ({"originals": [], "lead": [], "worse": []}, "cannot be read .*must have a number for each picture"),
+    ],
+)
+def test_results_that_lack_numbers_of_some_pictures_are_refused(tmp_path, edited, message):
+    """A list of one number would be compared with, and counted for, all of them."""
+    row = {"hookpoints": [MID], "when": {"start": 0, "end": 1}, "sigmas": [9.0, 1.0]}
+    row |= {"moved": {"lead": [0.1] * 4, "worse": [1.0] * 4}}
+    content = {"settings": {}, "originals": [1.0] * 4, "measured": [row]}
+    for name, value in edited.items():
+        next(part for part in (content, row, row["moved"]) if name in part)[name] = value
+    (tmp_path / "here.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"here.json .*{message}.*delete that file"):
+        LocateResults(tmp_path / "here.json", {}).start(torch.tensor([[-0.5, 0.5, 1.5]] * 4))
 
 
 @pytest.mark.parametrize(

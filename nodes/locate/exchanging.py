@@ -100,6 +100,7 @@ class PairSampler:
             comfy.model_management.throw_exception_if_processing_interrupted()
             prompts = [first for first, _ in pairs] + [second for _, second in pairs]
             latents = sample_prompts(model, self._clip, prompts * times, seeds * 2 * times, **self._sampling)
+            latents = latents.float()  # ComfyUI may keep them in fp16
             for half, part in zip(halves, latents[-len(prompts) :].chunk(2), strict=True):
                 half.append(part)
             self._done += len(latents)

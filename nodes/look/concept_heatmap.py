@@ -62,7 +62,7 @@ class ConceptHeatmap(io.ComfyNode):
         mask = enlarge(fired(z, run.sigmas, terms, statistics).float().mean(dim=0), size)
         shown = spread(len(maps), COLUMNS)
         strips = torch.stack([strip(own, usual, shown) for own in maps.unbind(dim=1)])
-        return io.NodeOutput(overlay(image[..., :3], heat), mask, strips)
+        return io.NodeOutput(overlay(image[..., :3].float(), heat), mask, strips)
 
 
 def as_pictures(z: torch.Tensor, latents: torch.Size) -> torch.Tensor:

@@ -43,6 +43,14 @@ def test_the_mask_says_at_how_many_steps_it_fired_at_each_place(run):
     assert torch.corrcoef(torch.stack([places.flatten(), expected.flatten()]))[0, 1] > 0.95
 
 
+def test_pictures_that_comfyui_keeps_in_fp16_are_drawn_the_same(run):
+    """As it does with --fp16-intermediates."""
+    watch, latent, images = run
+    halves = ConceptHeatmap.execute(watch, {"samples": latent["samples"].half()}, images.half(), "house").result
+    for half, whole in zip(halves, draw(run), strict=True):
+        torch.testing.assert_close(half, whole, atol=2e-3, rtol=0)
+
+
 def test_a_concept_that_never_fires_is_seen_nowhere(run):
     over, mask, _ = draw(run, "circle")
     assert mask.amax() == 0

@@ -166,6 +166,16 @@ def test_results_that_lack_numbers_of_some_pictures_are_refused(tmp_path, edited
         LocateResults(tmp_path / "here.json", {}).start(torch.tensor([[-0.5, 0.5, 1.5]] * 4))
 
 
+def test_latents_that_comfyui_keeps_in_fp16_are_measured_the_same(locate, monkeypatch):
+    few = {"hookpoints": MID, "ranges": "0-1", "combine": 1}
+    whole = locate(name="whole", **few)[2]
+    monkeypatch.setattr(comfy.model_management.args, "fp16_intermediates", True)
+    half = locate(name="half", **few)[2]
+    assert half["originals"] == pytest.approx(whole["originals"], abs=1e-3)
+    for numbers in ("lead", "worse"):
+        assert half["measured"][0]["moved"][numbers] == pytest.approx(whole["measured"][0]["moved"][numbers], abs=0.02)
+
+
 @pytest.mark.parametrize(
     "changed, message",
     [

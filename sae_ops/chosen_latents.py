@@ -73,7 +73,7 @@ class ChosenLatents:
         if self._config.activation != "topk":
             return z
         assert self._encoder
-        kept = torch.zeros_like(z)
+        kept = 0 * z  # NaN stays NaN
         for some in asked.nonzero().split(VECTORS_AT_ONCE):
             image, position = some.unbind(dim=1)
             if len(some):

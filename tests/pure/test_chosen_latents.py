@@ -22,6 +22,15 @@ def test_they_are_those_of_the_whole_encoder(activation):
     torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_is_not_taken_for_a_latent_that_does_not_fire(activation):
+    sae, x = random_sae(activation), torch.randn(2, 12, 35, generator=torch.Generator().manual_seed(3))
+    x[1, 4, 7] = torch.nan
+    unknown = torch.zeros(2, len(LATENTS), 35, dtype=torch.bool)
+    unknown[1, :, 7] = True
+    assert torch.equal(ChosenLatents(sae, LATENTS)(x).isnan(), unknown)
+
+
 def test_topk_in_parts_with_an_encoder_kept_elsewhere(monkeypatch):
     monkeypatch.setattr("sae_eraser.sae_ops.chosen_latents.VECTORS_AT_ONCE", 4)
     sae, x = random_sae("topk"), torch.randn(2, 12, 35, generator=torch.Generator().manual_seed(4))

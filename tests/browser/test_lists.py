@@ -160,7 +160,7 @@ def test_load_sae_remembers_its_file_and_where_to_get_it(comfy: ComfyPage, model
     node["widgets_values"], node["properties"]["sae_id"] = ["mine.safetensors"], "0123456789ab"
     comfy.open()
     comfy.load(workflow)
-    comfy.page.get_by_text("made with another 'mine.safetensors' (0123456789ab)").wait_for()
+    comfy.message("made with another 'mine.safetensors' (0123456789ab)").wait_for()
     (saved,) = (node for node in comfy.saved()["nodes"] if node["type"] == LOAD)
     assert saved["properties"]["sae_id"] not in ("", "0123456789ab")
     address = {"name": "mine.safetensors", "url": URL + "mine.safetensors", "directory": "sae"}
@@ -230,7 +230,7 @@ def test_a_workflow_with_a_missing_file_says_so_and_keeps_all_values(comfy: Comf
     node["properties"]["sae_id"] = "0123456789ab"
     comfy.open(**{"Comfy.VueNodes.Enabled": vue})
     comfy.load(workflow)
-    comfy.page.get_by_text("gone.safetensors is missing").wait_for()
+    comfy.message("gone.safetensors is missing").wait_for()
     comfy.screenshot("missing")
     saved = erase_node(comfy.saved())
     assert saved["widgets_values"] == node["widgets_values"]
@@ -242,7 +242,7 @@ def test_a_workflow_with_a_missing_file_says_so_and_keeps_all_values(comfy: Comf
     assert saved["widgets_values"] == node["widgets_values"]
     assert saved["properties"]["sae_id"] != "0123456789ab"
     assert sorted(comfy.options(ERASE, "sae.concept")) == sorted(OBJECTS)
-    comfy.page.get_by_text("gone.safetensors is missing").wait_for(state="hidden")
+    comfy.message("gone.safetensors is missing").wait_for(state="hidden")
 
 
 def test_a_missing_concept_of_an_api_workflow_is_asked_for(comfy: ComfyPage, workflow, models):
@@ -255,7 +255,7 @@ def test_a_missing_concept_of_an_api_workflow_is_asked_for(comfy: ComfyPage, wor
     comfy.page.evaluate("async (prompt) => { await app.loadApiJson(prompt, 'api'); }", prompt)
     models("gone.safetensors", of=OBJECTS_FILE)
     comfy.press_r()
-    comfy.page.get_by_text("choose a concept of 'gone.safetensors'").wait_for()
+    comfy.message("choose a concept of 'gone.safetensors'").wait_for()
     assert comfy.widgets(ERASE)["sae"] == "gone.safetensors"
     assert comfy.widgets(ERASE)["sae.concept"] == ""
 
@@ -290,11 +290,12 @@ def test_a_concept_that_the_file_lacks_is_named(comfy: ComfyPage, workflow):
     node["widgets_values"][1] = "dragon"
     comfy.open()
     comfy.load(workflow)
-    comfy.page.get_by_text("'sae_shapecanvas_objects.safetensors' has no concept 'dragon'").wait_for()
+    named = comfy.message("'sae_shapecanvas_objects.safetensors' has no concept 'dragon'")
+    named.wait_for()
     comfy.screenshot("named")
     for _ in range(2):  # as undo does
         comfy.load(comfy.saved())
-    assert comfy.page.get_by_text("has no concept 'dragon'").count() == 1
+    assert named.count() == 1
     assert erase_node(comfy.saved())["widgets_values"] == node["widgets_values"]
     comfy.run()
     comfy.page.get_by_text("Invalid input").first.wait_for()
@@ -304,7 +305,7 @@ def test_another_file_of_the_same_name_is_noticed(comfy: ComfyPage, workflow):
     erase_node(workflow)["properties"]["sae_id"] = "0123456789ab"
     comfy.open()
     comfy.load(workflow)
-    comfy.page.get_by_text("made with another 'sae_shapecanvas_objects.safetensors' (0123456789ab)").wait_for()
+    comfy.message("made with another 'sae_shapecanvas_objects.safetensors' (0123456789ab)").wait_for()
     comfy.screenshot("noticed")
     saved = comfy.saved()
     assert erase_node(saved)["properties"]["sae_id"] != "0123456789ab"

@@ -6,8 +6,8 @@ from . import black_box, generality, one_to_one, white_box
 from .bench import Bench
 from .chosen import ChosenMethod
 from .curves import curves
-from .erasing import one_concept, several_concepts
-from .markdown import one_concept_table, search_cost_table, several_concepts_table
+from .erasing import one_concept, several_concepts, shared_setting
+from .markdown import one_concept_table, search_cost_table, several_concepts_table, shared_setting_table
 from .saemnesia import saemnesia
 from .saes import GROUPS, supervised, unsupervised
 
@@ -35,6 +35,11 @@ def search_cost(bench: Bench):
 def several_objects(bench: Bench):
     rows = several_concepts(bench, "object", COMPARED)
     return rows, several_concepts_table(rows)
+
+
+def several_objects_shared_setting(bench: Bench):
+    rows = shared_setting(bench, "object", COMPARED)
+    return rows, shared_setting_table(rows)
 
 
 def attacked_by_vectors(bench: Bench):
@@ -89,6 +94,7 @@ TABLES: dict[str, Table] = {
     "one_style": one("style"),
     "search_cost": search_cost,
     "several_objects": several_objects,
+    "several_objects_shared_setting": several_objects_shared_setting,
     "white_box": attacked_by_vectors,
     "black_box": attacked_by_words_and_pictures,
     "generality": other_settings,
@@ -103,7 +109,7 @@ def chosen_methods(bench: Bench, names: tuple[str, ...], seed: int) -> list[Chos
 
     def fixed(method) -> ChosenMethod:
         def sampling(concepts: list[str]) -> dict:
-            settings = [bench.chosen(method, seed, "object", concept) for concept in concepts]
+            settings = [bench.chosen(method, seed, "object", [concept]) for concept in concepts]
             return method.sampling(concepts, settings)
 
         return ChosenMethod(method.name, sampling)

@@ -122,14 +122,14 @@ class Bench:
 
         return scores(self.records.get(key, sample), concepts)
 
-    def chosen(self, method: Method, seed: int, group: str, concept: str) -> Setting:
-        """The setting with the best (UA + IRA) / 2, SAeUron's rule; the first of equals."""
+    def chosen(self, method: Method, seed: int, group: str, concepts: list[str]) -> Setting:
+        """The one setting for all of these with the best (UA + IRA) / 2, SAeUron's rule; the first of equals."""
         if len(method.settings) == 1:
             return method.settings[0]
 
         def merit(setting: Setting) -> float:
-            found = self.measured(method, seed, group, [concept], [setting], test=False)
+            found = self.measured(method, seed, group, concepts, [setting] * len(concepts), test=False)
             return found["UA"] + found["IRA"]
 
-        tried = tqdm(method.settings, desc=f"{method.name}: {concept}", leave=False)
+        tried = tqdm(method.settings, desc=f"{method.name}: {', '.join(concepts)}", leave=False)
         return max(tried, key=merit)

@@ -1,12 +1,13 @@
-"""Tables 1 to 3: one concept erased, several erased at once, and what the search for settings costs."""
+"""The tables of one concept erased, of several erased at once, and of what the search for settings costs."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean, pstdev
 
 from tqdm import tqdm
 
 from .bench import USUAL_SEARCH, Bench
+from .methods import Method
 from .saes import GROUPS
 
 
@@ -21,7 +22,7 @@ def one_concept(
             (own,) = [m for m in bench.methods(group, seed, most_settings) if m.name == method.name]
             found = []
             for concept in tqdm(concepts, desc=f"{method.name}, seed {seed}", leave=False):
-                setting = bench.chosen(own, seed, group, concept)
+                setting = bench.chosen(own, seed, group, [concept])
                 settings[f"{concept} {seed}"] = setting
                 found.append(bench.measured(own, seed, group, [concept], [setting], test=True))
             by_seed.append({name: mean(scores[name] for scores in found) for name in found[0]})
@@ -41,18 +42,41 @@ def several_concepts(bench: Bench, group: str, methods: Sequence[str]) -> list[d
 
     By these methods; every concept has the setting that was chosen for it alone. Each order has the next of the seeds.
     """
-    names, rows = list(GROUPS[group]), []
-    for order in range(bench.size.orders):
-        seed = order % bench.size.seeds
-        for method in bench.methods(group, seed):
-            if method.name not in methods:
-                continue
-            ordered = names if order == 0 else random.Random(order).sample(names, len(names))
+    rows = []
+    for order, ordered, seed in _orders(bench, group):
+        for method in _named(bench, group, seed, methods):
             for count in tqdm(bench.size.at_once, desc=f"{method.name}, order {order}", leave=False):
                 concepts = ordered[:count]
-                settings = [bench.chosen(method, seed, group, concept) for concept in concepts]
-                found = bench.measured(method, seed, group, concepts, settings, test=True)
-                kept = (found["IRA"] + found["CRA"]) / 2
-                row = {"method": method.name, "order": order, "seed": seed, "concepts": count}
-                rows.append({**row, **found, "kept": kept})
+                settings = [bench.chosen(method, seed, group, [concept]) for concept in concepts]
+                found = _with_kept(bench.measured(method, seed, group, concepts, settings, test=True))
+                rows.append({"method": method.name, "order": order, "seed": seed, "concepts": count, **found})
     return rows
+
+
+def shared_setting(bench: Bench, group: str, methods: Sequence[str]) -> list[dict]:
+    """The most concepts that several_concepts erases at once, by one setting: the best for all of them together."""
+    rows = []
+    for order, ordered, seed in _orders(bench, group):
+        concepts = ordered[: max(bench.size.at_once)]
+        for method in _named(bench, group, seed, methods):
+            setting = bench.chosen(method, seed, group, concepts)
+            found = bench.measured(method, seed, group, concepts, [setting] * len(concepts), test=True)
+            row = {"method": method.name, "order": order, "seed": seed, "concepts": len(concepts)}
+            rows.append({**row, "settings tried": len(method.settings), "chosen": setting, **_with_kept(found)})
+    return rows
+
+
+def _orders(bench: Bench, group: str) -> Iterator[tuple[int, list[str], int]]:
+    """Each order's number, the group's concepts in it, and the seed of its SAEs."""
+    names = list(GROUPS[group])
+    for order in range(bench.size.orders):
+        ordered = names if order == 0 else random.Random(order).sample(names, len(names))
+        yield order, ordered, order % bench.size.seeds
+
+
+def _named(bench: Bench, group: str, seed: int, names: Sequence[str]) -> list[Method]:
+    return [method for method in bench.methods(group, seed) if method.name in names]
+
+
+def _with_kept(found: dict) -> dict:
+    return {**found, "kept": (found["IRA"] + found["CRA"]) / 2}

@@ -38,6 +38,17 @@ def several_concepts_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def shared_setting_table(rows: list[dict]) -> str:
+    """Means over the orders."""
+    lines = ["| method | settings tried | UA | retained | mean of both |", "|---|---|---|---|---|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        erased, kept = (mean(row[name] for row in own) for name in ("UA", "kept"))
+        numbers = f"{erased:.1f} | {kept:.1f} | {(erased + kept) / 2:.1f}"
+        lines.append(f"| {method} | {own[0]['settings tried']} | {numbers} |")
+    return "\n".join(lines)
+
+
 def over_seeds(values: Iterable[float]) -> str:
     """The mean of a number that was measured with several seeds, and its spread if there are several."""
     measured = list(values)

@@ -21,13 +21,15 @@ from comfy_process import become_comfyui, load_pack, load_small_world
 from shapecanvas.worlds import ALIKE, BASE, CHECKPOINT
 
 OUT = ROOT / "output" / "tables"
-ALIKE_TABLES = ("one_object", "several_objects")
+ONLY_ALIKE = ("several_objects_shared_setting",)
+"""Made in that world alone if no table is named."""
+ALIKE_TABLES = ("one_object", "several_objects", *ONLY_ALIKE)
 """Those that tell how well objects are told apart."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="all, if none is named")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="if none is named, all of this world")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
 
@@ -57,7 +59,8 @@ def main() -> None:
         for branch, hookpoints in (("cond", [*HOOKPOINTS.values()]), ("both", [*HOOKPOINTS.values(), DRAWN_HOOKPOINT]))
     ]
     bench = Bench(world, Workplace(*caches, kept / "saes", size.lengths), Records(kept / "records"), size)
-    for name in options.tables or (ALIKE_TABLES if ALIKE else TABLES):
+    usual = ALIKE_TABLES if ALIKE else [name for name in TABLES if name not in ONLY_ALIKE]
+    for name in options.tables or usual:
         found, table = TABLES[name](bench)
         path = OUT / f"{name}{suffix}.json"
         path.write_text(json.dumps({"machine": machine(), "found": found}, indent=1), encoding="utf-8")

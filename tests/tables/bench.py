@@ -1,6 +1,7 @@
 """How much is measured, and what one measurement is."""
 
 from dataclasses import dataclass
+from textwrap import shorten
 
 from tqdm import tqdm
 
@@ -131,5 +132,6 @@ class Bench:
             found = self.measured(method, seed, group, concepts, [setting] * len(concepts), test=False)
             return found["UA"] + found["IRA"]
 
-        tried = tqdm(method.settings, desc=f"{method.name}: {', '.join(concepts)}", leave=False)
+        names = shorten(", ".join(concepts), 40, placeholder=" ...")
+        tried = tqdm(method.settings, desc=f"{method.name}: {names}", leave=False)
         return max(tried, key=merit)

@@ -24,7 +24,7 @@ demo: $(SETUP)  ## make before and after pictures with a real ComfyUI
 	"$(PY)" tests/demo.py
 
 test: lint $(BROWSER)  ## run everything that must pass
-	OMP_NUM_THREADS=1 "$(PY)" -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 "$(PY)" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 world: $(SETUP)  ## train the small world anew (about an hour on two cores that are fast at bf16)
 	PYTHONPATH="tests:$(or $(COMFYUI_PATH),.comfyui)" "$(PY)" -m shapecanvas.train --work output/shapecanvas

@@ -19,6 +19,16 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def tidied(server: Server) -> Iterator[Server]:
+    """The server, in which what a workflow trains is gone afterwards."""
+    folder = server.base / "models" / "sae"
+    before = set(folder.iterdir())
+    yield server
+    for path in set(folder.iterdir()) - before:
+        path.unlink()
+
+
+@pytest.fixture
 def run(server: Server):
     """run(graph) -> its entry in the history, once it has ended."""
 

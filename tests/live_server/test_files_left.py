@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from comfy_server import Server
 from live_server.history import messages
 
@@ -25,6 +27,7 @@ def cached(run, graph: dict) -> set[str]:
     return {node for own in messages(entry, "execution_cached") for node in own["nodes"]}
 
 
+@pytest.mark.usefixtures("tidied")
 def test_a_cache_and_an_sae_are_made_once_and_again_when_they_are_gone(server, run):
     name, little = "files_left", {"unsupervised_steps": 4, "supervised_steps": 4, "latents": 32, "k": 4}
     sample = {"model": ["4", 0], "positive": ["5", 0], "negative": ["5", 0], "latent_image": ["6", 0]}

@@ -1,7 +1,6 @@
 """The example workflows run through comfy-cli as they are."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,16 +11,6 @@ from templates.checkpoints import missing_checkpoints
 from templates.help_pictures import FOLDER, PICTURES
 
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
-
-
-@pytest.fixture
-def tidied(server: Server) -> Iterator[Server]:
-    """The server, in which what a workflow trains is gone afterwards."""
-    folder = server.base / "models" / "sae"
-    before = set(folder.iterdir())
-    yield server
-    for path in set(folder.iterdir()) - before:
-        path.unlink()
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

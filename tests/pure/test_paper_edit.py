@@ -84,3 +84,8 @@ def test_half_precision_comes_back_as_it_was(maps):
 def test_other_modes_are_refused():
     with pytest.raises(ValueError, match="cannot be combined"):
         PaperEdit(random_sae(), CONCEPTS, random_statistics(), (Erasure(0, **PAPER), Erasure(1)))
+
+
+def test_our_edit_refuses_its_mode():
+    with pytest.raises(ValueError, match="paper_compat belongs to PaperEdit alone"):
+        ConceptEdit(random_sae(), CONCEPTS, random_statistics(), ALL)

@@ -332,6 +332,7 @@ def test_what_an_edit_keeps_ready_is_for_the_call_that_it_was_made_for(x, monkey
     for sigma, halves, maps in 2 * list(product((SIGMA, SIGMA.flip(0), SIGMA + 1), (BOTH, ~BOTH), (x, x.roll(5, 1)))):
         expected = edit(maps, *erasures, concepts=concepts, sigma=sigma, is_cond=halves)
         assert torch.equal(kept(maps, sigma, halves), expected)
+        assert len(kept._calls) <= 3 and len(kept._selections) <= 2
 
 
 def test_an_erasure_that_moves_nothing_is_no_bar_to_one_of_the_same_latent_that_raises_it(x):

@@ -9,10 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .reasons import reason_of
+
 ENOUGH_BYTES = 1 << 16
 """A disk with less is full: what was written last may have needed more than was left."""
 BUSY_SECONDS, POLL_SECONDS = 2.0, 0.1
 """How long a file on Windows may be open elsewhere, and how often it is tried."""
+REFUSED = ("I/O error", "inline_container", "iostream error")
+"""What safetensors and torch say where the system refuses to write, as of a file larger than the disk can hold."""
 PART = r"\.\w+\.part"
 """What the name of a part's folder has after the file's, as a regular expression."""
 
@@ -29,10 +33,11 @@ def check_writable(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls write(part) with a name near `path` and then puts that file in its place, durably. Raises DiskFull.
+    """Calls write(part) with a name near `path` and then puts that file in its place, durably.
 
-    The part has a folder of its own, whoever else writes this file, which goes with all that the writer leaves in it,
-    as safetensors does if it fails.
+    Raises DiskFull, or another OSError that names the file, if the system refuses to write. The part has a folder of
+    its own, whoever else writes this file, which goes with all that the writer leaves in it, as safetensors does if it
+    fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,6 +53,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except Exception as error:  # torch and safetensors have errors of their own for it
         if _is_full(path.parent, error):
             raise DiskFull(f"The disk of {path} is full. Free some space and run the same again ({error}).") from error
+        if _is_refused(error):
+            reason = reason_of(error)
+            raise OSError(
+                f"{path} cannot be written ({reason}). Check its disk, or choose another, and run the same again."
+            ) from error
         raise
 
 
@@ -78,3 +88,10 @@ def _is_full(folder: Path, error: Exception) -> bool:
     texts = [text for text in map(os.strerror, reasons) if "Unknown" not in text]  # as of what Windows has no quota for
     said = getattr(error, "errno", None) in reasons or any(text in str(error) for text in texts)
     return said or shutil.disk_usage(folder).free < ENOUGH_BYTES
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether the system has refused to write, and nothing says which file."""
+    if isinstance(error, OSError):  # those of a kind of their own, as PermissionError, come with the file
+        return type(error) is OSError and error.errno is not None and error.filename is None
+    return any(text in str(error) for text in REFUSED)

@@ -8,6 +8,9 @@ from contextlib import nullcontext
 from unittest import mock
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from sae_eraser.sae_ops.atomic_write import DiskFull, remove_parts, write_atomically
 
@@ -154,3 +157,32 @@ def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
 
     with pytest.raises(DiskFull, match=f"disk of {tmp_path / 'file'} is full. Free some space"):
         write_atomically(tmp_path / "file", fail)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks the system to refuse")
+@pytest.mark.parametrize("kind", ["text", "picture", "safetensors", "torch"])
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_what_the_system_refuses_to_write_is_named_whatever_the_writer_says(tmp_path, kind, share):
+    """As of a file larger than the disk can hold; the libraries' own errors name none, and commands would not know
+    them."""
+    import resource
+
+    tensors = {"a": torch.zeros(5000), "b": torch.ones(5000)}
+    write = {
+        "text": lambda part: part.write_text("new " * 10_000),
+        "picture": lambda part: Image.effect_noise((200, 200), 50).save(part, "PNG"),
+        "safetensors": lambda part: save_file(tensors, part),
+        "torch": lambda part: torch.save(tensors, part),
+    }[kind]
+    path = tmp_path / "file"
+    write_atomically(path, write)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(before)), limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"{path} cannot be written .*Check its disk.*run the same again") as raised:
+            write_atomically(path, write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not isinstance(raised.value, DiskFull)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["file"]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from pure.planted import HOOKPOINT, WIDTH, Planted, plant, write_cache
 from pure.sae_files import write_good_file
 from pure.training_runs import QUICK, train
+from sae_eraser.sae_ops.atomic_write import write_atomically
 from sae_eraser.sae_ops.sae_file import read_header
 from sae_eraser.training.cache.manifest import CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter
@@ -303,6 +304,30 @@ def test_ctrl_c_when_the_sae_is_made(cache, capsys, out, monkeypatch):
     assert train(cache, out, *QUICK) == 1
     message = capsys.readouterr().err.rsplit("\r", 1)[-1]
     assert message == f"sae-eraser: Stopped. {out} is made, but what shows how it was trained is not.\n"
+    assert out.is_file()
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "sae.html"), "Permission denied: 'sae.html'"),
+    ],
+)
+def test_a_page_that_cannot_be_written_when_the_sae_is_made(cache, capsys, out, monkeypatch, error, reason):
+    """Who runs the same again, as the disk's message says, would be told to replace the SAE and train anew."""
+
+    def refused(page, made):
+        def write(part):
+            raise error
+
+        write_atomically(page, write)
+
+    monkeypatch.setattr(train_command, "write_report", refused)
+    assert train(cache, out, *QUICK) == 1
+    message = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert message.startswith(f"sae-eraser: {out} is made, but what shows how it was trained is not (")
+    assert message.endswith(f"{reason}).\n") and "again" not in message and message.count("\n") == 1
     assert out.is_file()
 
 

@@ -63,6 +63,9 @@ def run(options: argparse.Namespace) -> None:
             _report(options, made)
         except KeyboardInterrupt:
             raise ValueError(f"Stopped. {options.out} is made, but what shows how it was trained is not.") from None
+        except OSError as error:
+            reason = error.__cause__ or error  # without the advice to run the same again, which would replace the SAE
+            raise ValueError(f"{options.out} is made, but what shows how it was trained is not ({reason}).") from error
 
 
 def _train(options: argparse.Namespace, speaks: bool) -> list[Made]:

@@ -87,6 +87,21 @@ def test_a_folder_without_a_tokenizer(clip):
         open_classifier(f"clip:{folder}", LABELS, {})
 
 
+def test_a_text_that_is_longer_than_clip_reads_is_named(clip):
+    """Of 77 tokens a start, an end and the five of "a picture of in one" leave 70."""
+    folder, *_ = clip
+    texts = {"object": "a picture of {} in one"}
+    most, more = " ".join(["star"] * 70), " ".join(["star"] * 71)
+    said = open_classifier(f"clip:{folder}", {"object": ["ring", most]}, texts).judge(PICTURES)
+    assert said.probabilities["object"].shape == (3, 2)
+    with pytest.raises(
+        ClassifierError,
+        match=f"clip:{folder} reads texts of up to 77 tokens, but that of '{more}' in the group 'object' has 78. "
+        "Shorten this label in the prompts, or the group's text in --clip-text",
+    ):
+        open_classifier(f"clip:{folder}", {"style": ["neon"], "object": ["ring", more]}, texts)
+
+
 def test_an_error_without_a_message_is_named_by_its_kind(tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", mock.Mock(side_effect=OSError))

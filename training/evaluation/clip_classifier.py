@@ -43,6 +43,14 @@ def open_clip(name: str, source: str, labels: dict[str, list[str]], texts: dict[
     written = {group: [_text(group, texts).replace("{}", label) for label in names] for group, names in labels.items()}
     texts_in_all = [text for group in written.values() for text in group]
     tokens = tokenizer(texts_in_all, padding=True, return_tensors="pt")
+    room: int = model.config.text_config.max_position_embeddings
+    named = [(group, label) for group, names in labels.items() for label in names]
+    for (group, label), own in zip(named, tokens["attention_mask"].sum(dim=1).tolist(), strict=True):
+        if own > room:
+            raise ClassifierError(
+                f"{name} reads texts of up to {room} tokens, but that of '{label}' in the group '{group}' has {own}. "
+                "Shorten this label in the prompts, or the group's text in --clip-text."
+            )
     for text, read in zip(texts_in_all, tokens["input_ids"], strict=True):
         if not tokenizer.decode(read, skip_special_tokens=True).strip():  # one without files knows no letter
             raise ClassifierError(

@@ -1,5 +1,6 @@
 """What is said where the address is none, or something else than ComfyUI answers there."""
 
+import re
 import threading
 import urllib.error
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,7 +9,7 @@ import pytest
 
 from sae_eraser.training.cli import main
 from sae_eraser.training.comfyui import server as comfyui_server
-from sae_eraser.training.comfyui.server import ComfyUI, ComfyUIError, started_comfyui
+from sae_eraser.training.comfyui.server import ComfyUI, ComfyUIError, run_graph, started_comfyui
 
 
 def said_of(server: str, *more: str, tmp_path, capsys) -> str:
@@ -35,6 +36,26 @@ def test_a_comfyui_that_would_answer_elsewhere(tmp_path, option):
     with pytest.raises(ComfyUIError, match="--comfyui-args must be without --(port|listen).*--server"):
         with started_comfyui(tmp_path, ["--lowvram", option]):
             pass
+
+
+@pytest.mark.parametrize(
+    "kind, text, remedy",
+    [
+        ("OSError", "[Errno 28] No space left on device", "temp folder .*Free some space on that disk.*goes on"),
+        ("sae_eraser.sae_ops.atomic_write.DiskFull", "The disk of x is full ([Errno 28] No space left on device).", ""),
+        ("ValueError", "Give it another name.", ""),
+    ],
+)
+def test_a_full_disk_that_comfyui_itself_finds_is_told_from_others(monkeypatch, kind, text, remedy):
+    """As its PreviewImage leaves it in the history; errors of this pack's nodes say what to do."""
+    facts = {"node_type": "PreviewImage", "exception_type": kind, "exception_message": text + "\n"}
+    entry = {"status": {"messages": [["execution_start", {}], ["execution_error", facts]]}}
+    answers = {"/prompt": {"prompt_id": "7"}, "/queue": {"queue_running": [], "queue_pending": []}}
+    answers["/history/7"] = {"7": entry}
+    monkeypatch.setattr(ComfyUI, "request", lambda self, path, body=None: answers[path])
+    said = f"^PreviewImage: {re.escape(text)}" + (rf"\. ComfyUI at http://here .*{remedy}" if remedy else "$")
+    with pytest.raises(ComfyUIError, match=said):
+        run_graph(ComfyUI("http://here"), {})
 
 
 def test_what_is_asked_is_asked_again_and_what_is_ordered_is_not(monkeypatch):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 GO_ON = "Run the same command again: it goes on where it was."
 ATTEMPTS = 3
+NO_SPACE = "No space left on device"
 FIRST_POLL_SECONDS, POLL_SECONDS = 0.02, 0.5
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxies of the environment, which rarely reach a machine of one's own.
@@ -200,10 +201,20 @@ def run_graph(comfyui: ComfyUI, graph: dict, while_waiting: Callable[[], object]
             raise
     for kind, facts in entry["status"]["messages"]:
         if kind == "execution_error":
-            raise ComfyUIError(f"{facts['node_type']}: {facts['exception_message'].strip()}")
+            raise ComfyUIError(f"{facts['node_type']}: {facts['exception_message'].strip()}{_remedy(comfyui, facts)}")
         if kind == "execution_interrupted":
             raise ComfyUIError(f"The run was interrupted in ComfyUI. {GO_ON}")
     return entry
+
+
+def _remedy(comfyui: ComfyUI, facts: dict) -> str:
+    """What to do about an error of a node, if it is one of a disk that ComfyUI itself has found full."""
+    if facts["exception_type"] != "OSError" or NO_SPACE not in facts["exception_message"]:
+        return ""
+    return (
+        f". ComfyUI at {comfyui.url} cannot write its pictures, which are in its temp folder until it starts anew. "
+        f"Free some space on that disk, or restart it. {GO_ON}"
+    )
 
 
 def _post(comfyui: ComfyUI, graph: dict) -> str:

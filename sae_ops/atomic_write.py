@@ -39,8 +39,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     its own, whoever else writes this file, which goes with all that the writer leaves in it, as safetensors does if it
     fails.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _part_folder(path) as folder:
             part = Path(folder, "part")
             part.touch()
@@ -87,7 +87,7 @@ def _is_full(folder: Path, error: Exception) -> bool:
     reasons = (errno.ENOSPC, errno.EDQUOT)
     texts = [text for text in map(os.strerror, reasons) if "Unknown" not in text]  # as of what Windows has no quota for
     said = getattr(error, "errno", None) in reasons or any(text in str(error) for text in texts)
-    return said or shutil.disk_usage(folder).free < ENOUGH_BYTES
+    return said or folder.is_dir() and shutil.disk_usage(folder).free < ENOUGH_BYTES
 
 
 def _is_refused(error: Exception) -> bool:

@@ -148,6 +148,20 @@ def test_what_the_system_has_no_text_for_is_no_full_disk(tmp_path, monkeypatch):
             write_atomically(tmp_path / "file", mock.Mock(side_effect=RuntimeError(said)))
 
 
+@pytest.mark.parametrize(
+    "error, raised, message",
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), DiskFull, "disk of .*file is full. Free some space"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), PermissionError, "Permission denied"),
+    ],
+)
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch, error, raised, message):
+    """A disk can have room for bytes and none for names."""
+    monkeypatch.setattr(os, "mkdir", mock.Mock(side_effect=error))
+    with pytest.raises(raised, match=message):
+        write_atomically(tmp_path / "new" / "file", lambda part: part.write_text("new"))
+
+
 def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=0))

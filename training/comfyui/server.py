@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import http.client
 import json
 import signal
@@ -19,7 +20,6 @@ from pathlib import Path
 
 GO_ON = "Run the same command again: it goes on where it was."
 ATTEMPTS = 3
-NO_SPACE = "No space left on device"
 FIRST_POLL_SECONDS, POLL_SECONDS = 0.02, 0.5
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxies of the environment, which rarely reach a machine of one's own.
@@ -209,7 +209,7 @@ def run_graph(comfyui: ComfyUI, graph: dict, while_waiting: Callable[[], object]
 
 def _remedy(comfyui: ComfyUI, facts: dict) -> str:
     """What to do about an error of a node, if it is one of a disk that ComfyUI itself has found full."""
-    if facts["exception_type"] != "OSError" or NO_SPACE not in facts["exception_message"]:
+    if facts["exception_type"] != "OSError" or f"[Errno {errno.ENOSPC}]" not in facts["exception_message"]:
         return ""
     return (
         f". ComfyUI at {comfyui.url} cannot write its pictures, which are in its temp folder until it starts anew. "

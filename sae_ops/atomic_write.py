@@ -4,9 +4,10 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .reasons import reason_of
@@ -42,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _part_folder(path) as folder:
-            part = Path(folder, "part")
+            part = folder / "part"
             part.touch()
             mode = part.stat().st_mode
             write(part)
@@ -78,9 +79,22 @@ def _replace(part: Path, path: Path) -> None:
     os.replace(part, path)
 
 
-def _part_folder(path: Path) -> tempfile.TemporaryDirectory:
-    """A new one, since another computer that shares the folder may have a process of the same number."""
-    return tempfile.TemporaryDirectory(".part", f"{path.name}.", path.parent, ignore_cleanup_errors=True)
+@contextmanager
+def _part_folder(path: Path) -> Iterator[Path]:
+    """A new one, since another computer that shares the folder may have a process of the same number.
+
+    Ctrl-C leaves nothing of it, even while it is made or removed, as it may where tempfile makes it.
+    """
+    folder = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        folder.mkdir(0o700)
+        yield folder
+    finally:
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (KeyboardInterrupt, OSError) as error:  # OSError: of a Ctrl-C while older Pythons' rmtree closes it
+            shutil.rmtree(folder, ignore_errors=True)
+            raise KeyboardInterrupt from error
 
 
 def _is_full(folder: Path, error: Exception) -> bool:

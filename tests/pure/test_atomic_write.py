@@ -68,6 +68,32 @@ def test_what_the_writer_itself_leaves_goes_too(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("call", ["mkdir", "chmod", "fsync", "replace", "unlink", "close", "rmdir"])
+def test_ctrl_c_within_any_call_of_the_system_leaves_nothing_half_done(tmp_path, monkeypatch, call):
+    """Also where the folder of the part is made or removed."""
+    path, made = tmp_path / "file", getattr(os, call)
+    path.write_text("old")
+
+    def interrupted(*arguments, **named):
+        made(*arguments, **named)
+        monkeypatch.setattr(os, call, made)
+        raise KeyboardInterrupt
+
+    def write(part):
+        part.write_text("new")
+        part.with_name("left").write_text("by the writer")
+        if call != "mkdir":
+            monkeypatch.setattr(os, call, interrupted)
+
+    if call == "mkdir":
+        monkeypatch.setattr(os, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, write)
+    assert getattr(os, call) is made
+    assert path.read_text() in ("old", "new")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows kills in another way")
 def test_what_a_killed_process_has_left_is_removed_when_asked(tmp_path):
     child = os.fork()

@@ -40,14 +40,17 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
-    options = command_line().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # names of concepts may have letters that a terminal lacks
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
+        options = command_line().parse_args(arguments)
+        for stream in (sys.stdout, sys.stderr):  # names of concepts may have letters that a terminal lacks
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         options.command(options)
     except (ValueError, OSError) as error:
         print(f"sae-eraser: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sae-eraser: Stopped. Run the same command again.", file=sys.stderr)
         return 1
     return 0
 

@@ -7,8 +7,9 @@ and i alone, so a run that was stopped goes on with the very batches it would ha
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -54,6 +55,7 @@ class Stream:
             raise CacheError(f"{cache.folder} has no image to train on. Collect more seeds.")
         self._pieces, self._counts = pieces, torch.tensor(counts)
         self._pieces_per_load = max(1, buffer_bytes // 2 // (maps_per_piece * map_bytes))
+        self._reader = ThreadPoolExecutor(1)  # one, so that what is still read of older batches is gone before the next
         self._all: Load | None = None  # once the whole cache is one load
 
     @property
@@ -94,17 +96,21 @@ class Stream:
         while start >= (batches := self._whole_batches(pieces, batch, parts)):
             start -= batches
             epoch, number, pieces = next(schedule)
-        with ThreadPoolExecutor(1) as reader:
-            upcoming = reader.submit(self._read, pieces)
+        stop = threading.Event()
+        upcoming = self._reader.submit(self._read, pieces, stop)
+        try:
             while True:
                 load = upcoming.result()
                 order = torch.randperm(int(len(load.images) * parts), generator=_generator(self.seed, epoch, number))
                 batches = self._whole_batches(pieces, batch, parts)
                 epoch, number, pieces = next(schedule)
-                upcoming = reader.submit(self._read, pieces)
+                upcoming = self._reader.submit(self._read, pieces, stop)
                 for chosen in order.split(batch)[start:batches]:
                     yield load, chosen
                 start = 0
+        finally:  # without waiting: Ctrl-C is lost while a generator that nobody needs any more is closed
+            stop.set()
+            upcoming.cancel()
 
     def _schedule(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """(epoch, load, its pieces) without end."""
@@ -118,7 +124,7 @@ class Stream:
         is_rest = len(pieces) < self._pieces_per_load < len(self._pieces)
         return max(0 if is_rest else 1, int(int(self._counts[pieces].sum()) * parts // batch))
 
-    def _read(self, pieces: torch.Tensor) -> Load:
+    def _read(self, pieces: torch.Tensor, stop: threading.Event) -> Load:
         if self._all is not None:
             return self._all
         maps = int(self._counts[pieces].sum())
@@ -126,6 +132,8 @@ class Stream:
         images = torch.empty(maps, dtype=torch.int64)
         end = 0
         for piece in pieces.sort().values.tolist():
+            if stop.is_set():
+                raise CancelledError
             shard, first, last = self._pieces[piece]
             part, its_scale = self.cache.read(self.hookpoint, shard, first, last)
             low, high = (part if its_scale is None else its_scale).aminmax()  # NaN if anything is

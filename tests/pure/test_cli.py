@@ -19,6 +19,7 @@ from pure.sae_files import rewrite, write_good_file
 from pure.training_runs import train
 from sae_eraser.sae_ops.sae_file import load_sae, set_training_fact
 from sae_eraser.training.cli import command_line, main
+from sae_eraser.training.commands import info_command
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -44,6 +45,16 @@ def test_the_version_is_that_of_the_checkout(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0 and capsys.readouterr().out == f"sae-eraser {version}\n"
+
+
+@pytest.mark.parametrize("when", ["add_command", "run"])
+def test_ctrl_c_is_answered_in_a_line(tmp_path, capsys, monkeypatch, when):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info_command, when, stopped)
+    assert main(["info", str(tmp_path / "sae.safetensors")]) == 1
+    assert capsys.readouterr() == ("", "sae-eraser: Stopped. Run the same command again.\n")
 
 
 def test_info_lists_the_concepts(tmp_path, capsys):

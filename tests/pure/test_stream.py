@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +166,30 @@ def test_only_two_loads_are_read_at_a_time(cache, monkeypatch):
     take(stream, 30)
     stream.close()
     assert len(set(read)) == 30
+
+
+def test_a_stream_that_is_not_needed_any_more_waits_for_nothing(cache, monkeypatch):
+    """Ctrl-C would be lost in that time, as Python ignores what is raised while a generator is thrown away."""
+    read, reading, let_go = [], threading.Event(), threading.Event()
+    original = Cache.read
+
+    def slow(self, *place):
+        if len(read) == 7:
+            reading.set()
+            let_go.wait(20)
+        read.append(place)
+        return original(self, *place)
+
+    monkeypatch.setattr(Cache, "read", slow)
+    opened = open_stream(cache, pieces=7)
+    stream = opened.vectors(16)
+    next(stream)
+    assert reading.wait(20)
+    stream.close()
+    assert len(read) == 7
+    let_go.set()
+    next(opened.vectors(16))
+    assert read[8:15] == read[:7], "of the load that was being read when it was closed one piece more, and no other"
 
 
 def test_a_cache_that_fits_is_read_once(cache, monkeypatch):

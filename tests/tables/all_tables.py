@@ -38,7 +38,7 @@ def several_objects(bench: Bench):
 
 
 def several_objects_shared_setting(bench: Bench):
-    rows = shared_setting(bench, "object", COMPARED)
+    rows = shared_setting(bench, "object", ("SAeUron, 1 setting", *COMPARED))
     return rows, shared_setting_table(rows)
 
 

@@ -40,12 +40,15 @@ def several_concepts_table(rows: list[dict]) -> str:
 
 def shared_setting_table(rows: list[dict]) -> str:
     """Means over the orders."""
-    lines = ["| method | settings tried | UA | retained | mean of both |", "|---|---|---|---|---|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
+    lines = [
+        "| method | settings tried | chosen for so many concepts | UA | retained | mean of both |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method, number in dict.fromkeys((row["method"], row["chosen for"]) for row in rows):
+        own = [row for row in rows if (row["method"], row["chosen for"]) == (method, number)]
         erased, kept = (mean(row[name] for row in own) for name in ("UA", "kept"))
         numbers = f"{erased:.1f} | {kept:.1f} | {(erased + kept) / 2:.1f}"
-        lines.append(f"| {method} | {own[0]['settings tried']} | {numbers} |")
+        lines.append(f"| {method} | {own[0]['settings tried']} | {number} | {numbers} |")
     return "\n".join(lines)
 
 

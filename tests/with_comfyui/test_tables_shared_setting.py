@@ -1,4 +1,4 @@
-"""Several concepts erased by one setting: it is the best for all of them together, not for each alone."""
+"""Several concepts erased by one setting: the best for all of them together, and that for the first alone."""
 
 import pytest
 
@@ -31,7 +31,17 @@ def test_the_setting_is_chosen_for_all_of_them():
     method, _ = bench.methods("object", 0)
     first, second = OBJECTS[:2]
     assert [bench.chosen(method, 0, "object", [name]) for name in (first, second)] == [STRONG, STRONG]
-    (row,) = shared_setting(bench, "object", ["tried"])
-    assert (row["chosen"], row["concepts"], row["settings tried"]) == (WEAK, 2, 2)
-    assert (row["UA"], row["kept"]) == (60, pytest.approx(99))
-    assert shared_setting_table([row]).splitlines()[2:] == ["| tried | 2 | 60.0 | 99.0 | 79.5 |"]
+    together, alone = shared_setting(bench, "object", ["tried"])
+    for row, number, setting in ((together, 2, WEAK), (alone, 1, STRONG)):
+        assert (row["chosen for"], row["chosen"], row["concepts"], row["settings tried"]) == (number, setting, 2, 2)
+    assert (together["UA"], together["kept"]) == (60, pytest.approx(99))
+    assert (alone["UA"], alone["kept"]) == (90, pytest.approx(79))
+    assert shared_setting_table([together, alone]).splitlines()[2:] == [
+        "| tried | 2 | 2 | 60.0 | 99.0 | 79.5 |",
+        "| tried | 2 | 1 | 90.0 | 79.0 | 84.5 |",
+    ]
+
+
+def test_of_a_single_setting_nothing_is_chosen():
+    (row,) = shared_setting(Measured(), "object", ["left out"])
+    assert (row["chosen"], row["settings tried"]) == (WEAK, 1)

@@ -92,9 +92,10 @@ def _part_folder(path: Path) -> Iterator[Path]:
     finally:
         try:
             shutil.rmtree(folder, ignore_errors=True)
-        except (KeyboardInterrupt, OSError) as error:  # OSError: of a Ctrl-C while older Pythons' rmtree closes it
+        except (KeyboardInterrupt, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise KeyboardInterrupt from error
+            if KeyboardInterrupt in (type(error), type(error.__context__)):  # older Pythons make an OSError of it
+                raise KeyboardInterrupt from error
 
 
 def _is_full(folder: Path, error: Exception) -> bool:

@@ -94,6 +94,24 @@ def test_ctrl_c_within_any_call_of_the_system_leaves_nothing_half_done(tmp_path,
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_folder_that_the_system_does_not_close_is_no_ctrl_c(tmp_path, monkeypatch):
+    """rmtree does not ignore that, whatever it is told, before Python 3.13."""
+    close = os.close
+
+    def refused(descriptor):
+        monkeypatch.setattr(os, "close", close)
+        close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def write(part):
+        part.write_text("new")
+        monkeypatch.setattr(os, "close", refused)
+
+    write_atomically(tmp_path / "file", write)
+    assert (tmp_path / "file").read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows kills in another way")
 def test_what_a_killed_process_has_left_is_removed_when_asked(tmp_path):
     child = os.fork()

@@ -1,47 +1,46 @@
 """The command sae-eraser."""
 
 import argparse
+import importlib
 import importlib.metadata
 import io
 import re
 import sys
 from pathlib import Path
 
-from .commands import (
-    collect_command,
-    evaluate_command,
-    export_command,
-    import_command,
-    info_command,
-    locate_command,
-    train_command,
-)
+COMMANDS = {
+    "locate": "find the blocks at which a concept is decided",
+    "collect": "sample labelled prompts in a ComfyUI and cache the activations",
+    "train": "make SAE files of a cache written by Collect Activations",
+    "evaluate": "measure what an SAE erases and what it leaves, with a classifier",
+    "info": "show what is in an SAE file, or in another tool's",
+    "import": "turn another tool's SAE into an SAE file",
+    "export": "write an SAE file in another tool's format",
+}
 
 
-def command_line() -> argparse.ArgumentParser:
-    """The parser with all commands."""
+def command_line(command: str | None) -> argparse.ArgumentParser:
+    """The parser of a command line for this command; only its module is imported, since most need torch."""
     parser = argparse.ArgumentParser(
         prog="sae-eraser", description="Makes, measures and converts SAEs that erase concepts in ComfyUI."
     )
     parser.add_argument("--version", action="version", version=f"sae-eraser {_version()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (
-        locate_command,
-        collect_command,
-        train_command,
-        evaluate_command,
-        info_command,
-        import_command,
-        export_command,
-    ):
-        module.add_command(commands).set_defaults(command=module.run)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary)
+        if name == command:
+            module = importlib.import_module(f".commands.{name}_command", __package__)
+            module.add_arguments(subparser)
+            subparser.set_defaults(command=module.run)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options = command_line().parse_args(arguments)
+        command = next((argument for argument in arguments if not argument.startswith("-")), None)
+        options = command_line(command).parse_args(arguments)
         for stream in (sys.stdout, sys.stderr):  # names of concepts may have letters that a terminal lacks
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

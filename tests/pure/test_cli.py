@@ -18,18 +18,14 @@ from pure.planted import plant, write_cache
 from pure.sae_files import rewrite, write_good_file
 from pure.training_runs import train
 from sae_eraser.sae_ops.sae_file import load_sae, set_training_fact
-from sae_eraser.training.cli import command_line, main
+from sae_eraser.training.cli import COMMANDS, command_line, main
 from sae_eraser.training.commands import info_command
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    (found,) = (a for a in command_line()._actions if isinstance(a, argparse._SubParsersAction))
-    return found.choices
-
-
-@pytest.mark.parametrize("name", commands())
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_explains_it_and_all_that_it_takes(name):
-    command = commands()[name]
+    (subparsers,) = (a for a in command_line(name)._actions if isinstance(a, argparse._SubParsersAction))
+    command = subparsers.choices[name]
     assert command.description and command.description.endswith(".")
     for action in command._actions:
         where = " ".join(action.option_strings) or action.dest
@@ -47,7 +43,7 @@ def test_the_version_is_that_of_the_checkout(capsys):
     assert ended.value.code == 0 and capsys.readouterr().out == f"sae-eraser {version}\n"
 
 
-@pytest.mark.parametrize("when", ["add_command", "run"])
+@pytest.mark.parametrize("when", ["add_arguments", "run"])
 def test_ctrl_c_is_answered_in_a_line(tmp_path, capsys, monkeypatch, when):
     def stopped(*_):
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""sae_ops and training need no ComfyUI, and start without what only some trainings need."""
+"""sae_ops and training need no ComfyUI, and start without what only some commands need."""
 
 import subprocess
 import sys
@@ -15,12 +15,33 @@ for package in ("sae_eraser.sae_ops", "sae_eraser.training"):
 print(*sys.modules)
 """
 
+START = """
+import sys
+import checkout
+checkout.import_root()
+from sae_eraser.training.cli import command_line
+for command in (None, "locate", "collect"):
+    command_line(command)
+print(*sys.modules)
+"""
+
 
 def test_sae_ops_and_training_import_without_comfyui():
-    command = [sys.executable, "-c", IMPORT_ALL]
-    run = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    modules = run.stdout.split()
+    modules = modules_after(IMPORT_ALL)
     assert "sae_eraser.training.cli" in modules
     assert "sae_eraser.nodes" not in modules
-    assert not {"comfy", "matplotlib", "scipy"} & set(modules), "these are imported where they are needed"
+    assert not {"comfy", "matplotlib", "scipy"} & modules, "these are imported where they are needed"
+
+
+def test_the_command_line_starts_without_torch_where_a_comfyui_does_the_work():
+    """Importing torch takes seconds, which `--help` should not."""
+    modules = modules_after(START)
+    assert "sae_eraser.training.commands.collect_command" in modules
+    assert not {"torch", "numpy"} & modules
+
+
+def modules_after(code: str) -> set[str]:
+    """The names of what a Python of its own has imported when it has run this."""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())

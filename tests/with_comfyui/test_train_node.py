@@ -306,7 +306,8 @@ def test_the_shares_by_which_look_alikes_are_told_are_the_trainers(pack):
 
 
 def test_the_defaults_are_the_commands(pack):
-    own, theirs = inputs_of(TrainSAE), vars(command_line().parse_args(["train", "my_cache", "--out", "x.safetensors"]))
+    own = inputs_of(TrainSAE)
+    theirs = vars(command_line("train").parse_args(["train", "my_cache", "--out", "x.safetensors"]))
     worked_out = {"hookpoint": "", "groups": "", "latents": 0, "learning_rate": 0.0}
     worked_out |= {"k": DEFAULT_K, "activation": "batchtopk"}
     assert own.keys() - theirs.keys() == {"name"}

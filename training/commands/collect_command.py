@@ -28,19 +28,16 @@ INPUTS: NodeOptions = {
 }
 
 
-def add_command(commands) -> argparse.ArgumentParser:
-    """Adds `collect` to the subcommands of argparse; returns its parser."""
-    parser = commands.add_parser(
-        "collect",
-        help="sample labelled prompts in a ComfyUI and cache the activations",
-        description="Does what the node Collect Activations does. Options that are not given have the defaults of the "
-        "node, which its help page lists. Run again after a stop, it goes on after the last finished shard.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes `collect` and adds the options it takes."""
+    parser.description = (
+        "Does what the node Collect Activations does. Options that are not given have the defaults of the "
+        "node, which its help page lists. Run again after a stop, it goes on after the last finished shard."
     )
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
     parser.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="JSON lines, or CSV with a header")
     add_node_options(parser, INPUTS)
     add_comfyui_options(parser)
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

@@ -33,15 +33,13 @@ from ..progress import progress_bar
 from ..prompts import label_groups, read_prompts, read_text
 
 
-def add_command(commands) -> argparse.ArgumentParser:
-    """Adds `evaluate` to the subcommands of argparse; returns its parser."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure what an SAE erases and what it leaves, with a classifier",
-        description="Samples labelled prompts in a ComfyUI without and with every erasure, from the same seeds, and "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes `evaluate` and adds the options it takes."""
+    parser.description = (
+        "Samples labelled prompts in a ComfyUI without and with every erasure, from the same seeds, and "
         "lets a classifier judge the pictures. Options of sampling, erasing and the guard that are not given have the "
         "defaults of the nodes Sample Prompts, Erase Concept and Concept Guard, which their help pages list. Run again "
-        "after a stop, it goes on where it was.",
+        "after a stop, it goes on where it was."
     )
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
     parser.add_argument("--sae", required=True, metavar="NAME", help="file in ComfyUI's models/sae")
@@ -98,7 +96,6 @@ def add_command(commands) -> argparse.ArgumentParser:
     add_node_options(parser, ERASING)
     add_node_options(parser, GUARDING)
     add_comfyui_options(parser)
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

@@ -18,13 +18,11 @@ WEIGHTS = {"saelens": "sae_weights.safetensors", "sparsify": "sae.safetensors"}
 """How each tool names the weights file."""
 
 
-def add_command(commands) -> argparse.ArgumentParser:
-    """Adds `export` to the subcommands of argparse; returns its parser."""
-    parser = commands.add_parser(
-        "export",
-        help="write an SAE file in another tool's format",
-        description="Writes the weights of an SAE file and a cfg.json into a folder, as SAELens or sparsify reads "
-        "them. Concepts stay behind, since no other format has them.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes `export` and adds the options it takes."""
+    parser.description = (
+        "Writes the weights of an SAE file and a cfg.json into a folder, as SAELens or sparsify reads "
+        "them. Concepts stay behind, since no other format has them."
     )
     parser.add_argument("file", type=Path, help="SAE file to export")
     parser.add_argument(
@@ -35,7 +33,6 @@ def add_command(commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an SAE that lies in that folder")
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

@@ -20,14 +20,12 @@ REPOSITORY_ID = re.compile(r"[^\W_][\w.-]*/[^\W_][\w.-]*(?:/[\w./-]+)?")
 """Of Hugging Face, with or without a folder or file in it."""
 
 
-def add_command(commands) -> argparse.ArgumentParser:
-    """Adds `import` to the subcommands of argparse; returns its parser."""
-    parser = commands.add_parser(
-        "import",
-        help="turn another tool's SAE into an SAE file",
-        description="Makes an SAE file of another tool's SAE, whose format is recognised by what is in its files. "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes `import` and adds the options it takes."""
+    parser.description = (
+        "Makes an SAE file of another tool's SAE, whose format is recognised by what is in its files. "
         "Pickles are read without running anything in them. Without --concepts the SAE can be looked at, but erases "
-        "nothing.",
+        "nothing."
     )
     parser.add_argument(
         "path",
@@ -76,7 +74,6 @@ def add_command(commands) -> argparse.ArgumentParser:
         help="how strongly the edit pushes a concept away that has no settings (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,13 +8,11 @@ from ...sae_ops.description import describe_file
 from ...sae_ops.sae_file import set_training_fact
 
 
-def add_command(commands) -> argparse.ArgumentParser:
-    """Adds `info` to the subcommands of argparse; returns its parser."""
-    parser = commands.add_parser(
-        "info",
-        help="show what is in an SAE file, or in another tool's",
-        description="Shows for which model and hookpoint an SAE was made, its size and activation, how well it was "
-        "trained, and its concepts. Of another tool's SAE it shows the command that imports it.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes `info` and adds the options it takes."""
+    parser.description = (
+        "Shows for which model and hookpoint an SAE was made, its size and activation, how well it was "
+        "trained, and its concepts. Of another tool's SAE it shows the command that imports it."
     )
     parser.add_argument("file", type=Path, help="SAE file, or file or folder of another tool's SAE")
     parser.add_argument(
@@ -23,7 +21,6 @@ def add_command(commands) -> argparse.ArgumentParser:
         help="https address of the file, which is first written into it; workflows that use the file then say where "
         "it can be downloaded",
     )
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

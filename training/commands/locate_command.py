@@ -23,13 +23,11 @@ INPUTS: NodeOptions = {
 }
 
 
-def add_command(commands) -> argparse.ArgumentParser:
-    """Adds `locate` to the subcommands of argparse; returns its parser."""
-    parser = commands.add_parser(
-        "locate",
-        help="find the blocks at which a concept is decided",
-        description="Does what the node Locate Concept does, and prints its table. Options that are not given have the "
-        "defaults of the node, which its help page lists. Run again after a stop, it goes on where it was.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes `locate` and adds the options it takes."""
+    parser.description = (
+        "Does what the node Locate Concept does, and prints its table. Options that are not given have the "
+        "defaults of the node, which its help page lists. Run again after a stop, it goes on where it was."
     )
     parser.add_argument("--checkpoint", required=True, metavar="NAME", help="file in ComfyUI's models/checkpoints")
     parser.add_argument(
@@ -37,7 +35,6 @@ def add_command(commands) -> argparse.ArgumentParser:
     )
     add_node_options(parser, INPUTS)
     add_comfyui_options(parser)
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

@@ -28,16 +28,13 @@ from .train_options import add_options, training_config
 from .train_progress import CHECK, PROGRESS, TrainProgress
 
 
-def add_command(commands) -> argparse.ArgumentParser:
-    """Adds `train` to the subcommands of argparse; returns its parser."""
-    parser = commands.add_parser(
-        "train",
-        help="make SAE files of a cache written by Collect Activations",
-        description="Trains an SAE, or several in one pass, on a cache of activations, and writes a file of each, in "
-        "which every concept has latents of its own. Run again after a stop, it goes on at its last checkpoint.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes `train` and adds the options it takes."""
+    parser.description = (
+        "Trains an SAE, or several in one pass, on a cache of activations, and writes a file of each, in "
+        "which every concept has latents of its own. Run again after a stop, it goes on at its last checkpoint."
     )
     add_options(parser)
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

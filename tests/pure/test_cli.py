@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from checkout import ROOT
 from pure.planted import plant, write_cache
@@ -121,6 +121,16 @@ def test_info_refuses_what_is_no_address_of_a_file(tmp_path, capsys):
     for url in ("sae.safetensors", "https://huggingface.co/someone/saes", "file:///tmp/sae.safetensors"):
         assert main(["info", str(path), "--set-url", url]) == 1
         assert "resolve/main/mine.safetensors" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_info_writes_no_address_into_a_file_that_is_none_of_ours(tmp_path, capsys):
+    path = tmp_path / "lora.safetensors"
+    save_file({"up": torch.ones(2)}, path, metadata={"format": "pt"})
+    before = path.read_bytes()
+    assert main(["info", str(path), "--set-url", "https://example.org/lora.safetensors"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"sae-eraser: {path}") and message.count("\n") == 1
     assert path.read_bytes() == before
 
 

@@ -78,12 +78,13 @@ def test_statistics_are_exact_at_their_noise_levels():
         torch.testing.assert_close(means[name], getattr(statistics, name), rtol=1e-6, atol=0)
 
 
-def test_statistics_between_two_noise_levels_are_linear_in_log_sigma():
+@pytest.mark.parametrize(("sigma", "row"), [(10**-0.75, 0), (10**0.25, 1)])
+def test_a_quarter_of_the_way_between_two_noise_levels_statistics_are_linear_in_log_sigma(sigma, row):
     statistics = random_statistics()
-    means = statistics.at(torch.tensor([10**0.25]), torch.arange(6))  # a quarter of the way from 1 to 10
+    means = statistics.at(torch.tensor([sigma]), torch.arange(6))
     for name in MEANS:
         table = getattr(statistics, name)
-        torch.testing.assert_close(means[name][0], 0.75 * table[1] + 0.25 * table[2])
+        torch.testing.assert_close(means[name][0], 0.75 * table[row] + 0.25 * table[row + 1])
 
 
 def test_statistics_are_monotone_between_two_noise_levels():

@@ -335,6 +335,13 @@ def test_what_an_edit_keeps_ready_is_for_the_call_that_it_was_made_for(x, monkey
         assert len(kept._calls) <= 3 and len(kept._selections) <= 2
 
 
+@pytest.mark.parametrize("kind", [("groupmax", 6), ("relu", 6, "layer")], ids=str)
+def test_an_sae_that_no_edit_is_made_for_is_refused(kind):
+    sae = SparseAutoencoder(SAEConfig(12, 24, *kind))
+    with pytest.raises(ValueError, match="cannot erase; only topk.* without an input norm can"):
+        ConceptEdit(sae, CONCEPTS, random_statistics(), (Erasure(0),))
+
+
 def test_an_erasure_that_moves_nothing_is_no_bar_to_one_of_the_same_latent_that_raises_it(x):
     """Clamping raises what fires between its gate and its background; the other is for the prompt's half alone."""
     concepts = (Concept("first", "", (0,)), Concept("second", "", (0,)))

@@ -45,7 +45,7 @@ class HookedTextEncoder:
         self.plain, self.hooks, self.whole, self.path = plain, hooks, whole or plain, path
 
     def __getattr__(self, name: str):
-        if "plain" not in self.__dict__:  # while it is copied
+        if name.startswith("__") or "plain" not in self.__dict__:  # it is copied as what it is itself
             raise AttributeError(name)
         found, path = getattr(self.plain, name), f"{self.path}{name}."
         within = tuple(hook for hook in self.hooks if hook.hookpoint.path.startswith(path))

@@ -56,6 +56,17 @@ def test_images_count_by_their_weights(planted, images, latents):
     torch.testing.assert_close(means.overall, mean(torch.ones(len(images), dtype=torch.bool)))
 
 
+def test_maps_of_one_noise_level_are_averaged(planted, latents, tmp_path):
+    """As of a sampler that calls the model twice at some of them."""
+    sigmas = planted.sigmas.clone()
+    sigmas[:, 2] = sigmas[:, 1]
+    means = latent_means(random_sae("batchtopk", d=16), labelled_images(tmp_path, replace(planted, sigmas=sigmas)))
+    expected = torch.stack([latents[:, :2].mean(dim=1), latents[:, 2]], dim=1)
+    torch.testing.assert_close(means.overall, expected.mean(dim=0))
+    for column, shows in enumerate(planted.labels().T):
+        torch.testing.assert_close(means.with_concept[column], expected[shows].mean(dim=0))
+
+
 def test_scores_are_the_share_with_the_concept_minus_the_share_without_averaged_over_noise_levels():
     means = LatentMeans(
         with_concept=torch.tensor([[[3.0, 1.0], [1.0, 1.0]]]),

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import pytest
 import torch
 
 from sae_eraser.training.evaluation.judging import Judgement
@@ -46,16 +47,17 @@ def test_names_are_text_and_verdicts_are_marked(tmp_path):
 
 
 def test_a_withheld_picture_shows_nothing_and_says_so(tmp_path):
-    prompts = [LabelledPrompt(f"draw {name}", {"object": (name,)}) for name in (*NAMES, *NAMES)]
+    asked = (*NAMES, *NAMES, NAMES[1], NAMES[1], NAMES[0])
+    prompts = [LabelledPrompt(f"draw {name}", {"object": (name,)}) for name in asked]
     guard = {"sae": "g.safetensors", "threshold": 0.25}
     sampling = Sampling("m.safetensors", "s.safetensors", prompts, 7, 4, {"width": 64}, {}, guard)
-    setting, right = Setting(NAMES[0], 1.0), (1.0, 0.0, 1.0, 0.0)
+    setting, right = Setting(NAMES[0], 1.0), (1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     said = {ORIGINAL: judgement(*right), setting: replace(judgement(*right), withheld=frozenset([0, 1]))}
     results = measure_originals(sampling, "judge", 0.6, 1, said[ORIGINAL])
-    results.erasures.append(measure_erasure(results, setting, said[ORIGINAL], said[setting], [0.0] * 4))
+    results.erasures.append(measure_erasure(results, setting, said[ORIGINAL], said[setting], [0.0] * 7))
     scores = results.erasures[0].scores
-    expected = {"UA": 50, "IRA": 50, "broken": 50, "caught": 50, "mistaken": 50}
-    assert {name: scores[name] for name in expected} == expected
+    expected = {"UA": 100 / 3, "IRA": 75, "broken": 200 / 7, "caught": 100 / 3, "mistaken": 25}
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
     write_results(tmp_path, results)
     write_page(tmp_path, results, said)
     table, page = ((tmp_path / f"evaluation.{kind}").read_text() for kind in ("md", "html"))

@@ -10,6 +10,7 @@ from sae_eraser.training.evaluation.scores import (
     broken_share,
     erasure_scores,
     frechet_distance,
+    guard_scores,
     mentions,
     picture_change,
 )
@@ -43,6 +44,27 @@ def test_a_group_of_its_own_has_no_cra_and_a_concept_of_its_own_no_ira():
     assert erasure_scores(prompts, {"object": ["star"]}, "object", "star") == {"UA": 0.0, "IRA": None, "CRA": None}
 
 
+def test_the_others_of_its_group_count_alike_however_many_pictures_each_has():
+    prompts = read_prompts("prompt,object\na star,star\n" + 3 * "a ring,ring\n" + "a tree,tree\na house,house\n")
+    scores = erasure_scores(prompts, {"object": ["star", "ring", "ring", "tree", "tree", "ring"]}, "object", "star")
+    assert scores["IRA"] == pytest.approx(100 * (2 / 3 + 1 + 0) / 3)
+
+
+def test_what_no_picture_was_asked_for_alone_does_not_count():
+    prompts = read_prompts("prompt,object\na star and a ring,star;ring\na tree,tree\n")
+    seen = {"object": ["ring", "tree"]}
+    assert erasure_scores(prompts, seen, "object", "star") == {"UA": 100, "IRA": 100, "CRA": None}
+    assert erasure_scores(prompts, seen, "object", "house") == {"UA": None, "IRA": 100, "CRA": None}
+
+
+def test_what_a_guard_withholds_by_hand():
+    scores = guard_scores(PROMPTS, {0, 2, 4}, "object", "star")
+    assert scores["caught"] == pytest.approx(100 * 1 / 3)  # 0 of 0, 1 and 5
+    assert scores["mistaken"] == pytest.approx(100 * 2 / 3)  # 2 and 4 of 2, 3 and 4
+    assert guard_scores(PROMPTS, {0, 2, 4}, "style", "dots")["mistaken"] == pytest.approx(100 * 3 / 4)
+    assert guard_scores(PROMPTS[:2], (), "object", "star") == {"caught": 0, "mistaken": None}
+
+
 def test_groups_are_those_of_the_prompts():
     assert label_groups(PROMPTS) == {"object": ["star", "ring", "tree"], "style": ["neon", "dots"], "mood": ["calm"]}
 
@@ -67,12 +89,14 @@ def test_a_picture_is_broken_where_a_group_that_it_was_asked_for_is_not_recognis
 
 
 def test_how_far_pictures_have_changed():
-    before = torch.zeros(3, 2, 2, 3, dtype=torch.uint8)
+    before = torch.zeros(4, 2, 2, 3, dtype=torch.uint8)
+    before[3] = 200
     after = before.clone()
     after[1] = 255
     after[2, 0, 0, 0] = 51
-    assert picture_change(before, after).tolist() == pytest.approx([0, 100, 20 / 12])
-    assert picture_change(after, before).tolist() == pytest.approx([0, 100, 20 / 12])
+    after[3, 0, 0, 0], after[3, 1, 1, 1] = 251, 149
+    assert picture_change(before, after).tolist() == pytest.approx([0, 100, 20 / 12, 40 / 12])
+    assert picture_change(after, before).tolist() == pytest.approx([0, 100, 20 / 12, 40 / 12])
 
 
 def gaussian(n: int, mean: torch.Tensor, root: torch.Tensor, seed: int) -> torch.Tensor:

@@ -103,6 +103,13 @@ def test_the_auxiliary_loss_explains_what_is_left_over():
     assert loss.item() == pytest.approx(0.75**2 + 0.5**2)
 
 
+def test_dead_latents_see_what_the_others_see():
+    """The first one's pre_act is 0.01 * (2 - 100) + 1.23 = 0.25."""
+    sae, dead = four_latents([1.23, 9.0, 9.0, 9.0]), torch.tensor([True, False, False, False])
+    sae.W_enc.data[0, 0] = 0.01
+    assert auxiliary_loss(sae, X, RESIDUAL, dead).item() == pytest.approx(0.5 * 0.75**2)
+
+
 def test_the_auxiliary_loss_is_summed_over_vectors():
     loss = auxiliary_loss(
         four_latents([0.25, 9.0, 0.5, 0.125]),

@@ -22,6 +22,8 @@ def mask(sae: SparseAutoencoder, pre_acts: torch.Tensor) -> torch.Tensor:
     kept = torch.zeros_like(pre_acts, dtype=torch.bool)
     if sae.config.activation == "topk":
         return kept.scatter_(1, pre_acts.topk(sae.config.k, dim=1).indices, True)
+    if sae.config.activation != "batchtopk":
+        return sae.activate(pre_acts) > 0
     kept.view(-1)[pre_acts.flatten().topk(sae.config.k * len(pre_acts)).indices] = True
     return kept
 
@@ -66,6 +68,20 @@ def assert_equal_to_dense(sae: SparseAutoencoder, x: torch.Tensor) -> torch.Tens
 def test_values_reconstruction_and_gradients_are_those_of_the_dense_products(activation, n, k):
     z = assert_equal_to_dense(random_sae(activation, n=n, k=k), vectors(40))
     assert (z > 0).any()
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu"])
+def test_an_sae_of_another_kind_keeps_what_it_encodes(activation):
+    """As one does that is extended, and was imported."""
+    sae = random_sae(activation, n=61)
+    if activation == "relu":
+        sae.threshold.zero_()
+    else:
+        sae.threshold[::3] *= -1
+    x = vectors(40)
+    x[[0, 7, 39]] = -100 * sae.W_enc.sum(dim=0)
+    z = assert_equal_to_dense(sae, x)
+    assert 0.1 < (z > 0).float().mean() < 0.9
 
 
 @pytest.mark.parametrize("activation", ["topk", "batchtopk"])

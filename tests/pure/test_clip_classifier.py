@@ -64,7 +64,7 @@ def test_weights_that_are_not_those_of_a_whole_clip_are_refused(clip):
     whole = load((folder / "model.safetensors").read_bytes())
     odd = {
         "its weights lack vision_model": {name: x for name, x in whole.items() if "vision" not in name},
-        "mismatched": whole | {"logit_scale": torch.zeros(3), "visual_projection.weight": torch.zeros(4, 4)},
+        "mismatch": whole | {"logit_scale": torch.zeros(3), "visual_projection.weight": torch.zeros(4, 4)},
     }
     for message, weights in odd.items():
         save_file(weights, folder / "model.safetensors", {"format": "pt"})

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from pure.to_judge import BRIGHTNESS, PICTURES
+from sae_eraser.sae_ops.reasons import reason_of
 from sae_eraser.training.evaluation import judging
 from sae_eraser.training.evaluation.classifiers import open_classifier
 from sae_eraser.training.evaluation.judging import (
@@ -36,6 +37,14 @@ def test_an_error_without_a_message_is_named_by_its_kind():
 
     with pytest.raises(ClassifierError, match=r"mine cannot judge a picture \(RuntimeError\)"):
         check_classifier(Classifier("mine", "", judge), {}, 8, 8)
+
+
+def test_an_error_whose_first_line_announces_the_next_is_told_with_it():
+    assert reason_of(RuntimeError("Error(s) in loading:\n\tsize mismatch for head.\n\tand more")) == (
+        "Error(s) in loading: size mismatch for head."
+    )
+    assert reason_of(ValueError("damaged\nat byte 3")) == "damaged"
+    assert reason_of(ValueError("nothing follows:")) == "nothing follows:"
 
 
 def test_one_class_alone_would_be_seen_in_every_picture(brightness):

@@ -30,16 +30,31 @@ def images(planted, tmp_path_factory) -> LabelledImages:
 
 
 @pytest.mark.parametrize("activation", ["topk", "batchtopk", "relu"])
-def test_a_mean_detects_that_few_others_reach_and_that_nearly_all_of_its_own_do_at_first(planted, images, activation):
+@pytest.mark.parametrize("unlabelled", [0, 10])
+def test_a_mean_detects_that_few_others_reach_and_that_nearly_all_of_its_own_do_at_first(
+    planted, images, activation, unlabelled
+):
     """Every image has one map for each of three noise levels, of which the last is the first of the sampling."""
     sae = random_sae(activation, d=16)
-    found = detection_means(sae, images, [first for first, *_ in LATENTS])
+    labels = planted.labels()
+    labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))[:unlabelled]] = False
+    found = detection_means(sae, replace(images, labels=labels), [first for first, *_ in LATENTS])
     z = sae.encode(planted.maps.half().float()).mean(dim=2).flip(1)
-    for concept, (shows, (latent, *_)) in enumerate(zip(planted.labels().T, LATENTS, strict=True)):
-        fires, kinds = z[..., latent], [shown & ~shows for shown in planted.labels().T] + [~planted.labels().any(dim=1)]
+    for concept, (shows, (latent, *_)) in enumerate(zip(labels.T, LATENTS, strict=True)):
+        fires, kinds = z[..., latent], [shown & ~shows for shown in labels.T] + [~labels.any(dim=1)]
         bars = [max(fires[kind, level].quantile(0.99) for kind in kinds if kind.any()) for level in range(3)]
         share = min(1.0, float((fires[shows, 2] / bars[2]).quantile(0.02)))
         torch.testing.assert_close(found[:, concept], share * torch.stack(bars))
+
+
+def test_a_mean_is_over_all_maps_of_a_noise_level(planted, images, tmp_path):
+    sigmas = planted.sigmas.clone()
+    sigmas[:, 2] = sigmas[:, 1]
+    twice = replace(planted, maps=planted.maps.clone(), sigmas=sigmas)
+    twice.maps[:, 2] = twice.maps[:, 1]
+    sae = random_sae("relu", d=16)
+    expected = detection_means(sae, images, [4, 9, 0, 7, 1])[1:]
+    torch.testing.assert_close(detection_means(sae, labelled_images(tmp_path, twice), [4, 9, 0, 7, 1]), expected)
 
 
 @pytest.mark.parametrize("best, expected", [((5, 9.0), 0.5), ((6, 1.0), 1.0), ((7, 3.0), 2.0)], ids=str)

@@ -157,18 +157,20 @@ def test_what_is_measured_of_an_erasure():
 
 
 def test_means_and_the_best_strength():
-    def erasure(concept: str, strength: float, ua: float, cra: float | None) -> ErasureResult:
+    def erasure(concept: str, strength: float, ua: float, cra: float | None, group: str = "object") -> ErasureResult:
         scores = dict.fromkeys(("Frechet", "broken", "drift", "unchanged"), None) | {"UA": ua, "IRA": 90.0, "CRA": cra}
-        return ErasureResult("object", concept, strength, scores, {}, [])
+        return ErasureResult(group, concept, strength, scores, {}, [])
 
     erasures = [erasure("star", 1, 50, None), erasure("star", 2, 90, None), erasure("ring", 1, 80, 70)]
-    erasures.append(erasure("ring", 2, 100, 40))
-    assert [(chosen.concept, chosen.strength) for chosen in best(erasures)] == [("star", 2), ("ring", 1)]
+    erasures += [erasure("ring", 2, 100, 40), erasure("neon", 1, 30, 60, "style")]
+    assert [(chosen.concept, chosen.strength) for chosen in best(erasures)] == [("star", 2), ("ring", 1), ("neon", 1)]
     averaged = means(erasures)
     assert {key: (row["UA"], row["CRA"]) for key, row in averaged.items()} == {
         ("object", "1"): (65, 70),
         ("object", "2"): (95, 40),
         ("object", "best"): (85, 70),
+        ("style", "1"): (30, 60),
+        ("style", "best"): (30, 60),
     }
     assert averaged["object", "best"]["drift"] is None
 

@@ -77,6 +77,16 @@ def test_reconstructing_explains_more_and_keeps_decoder_rows_at_unit_norm(precis
     torch.testing.assert_close(trained.sae.W_dec.norm(dim=1), torch.ones(32))
 
 
+def test_decoder_rows_are_turned_and_not_pulled_along_themselves():
+    trained = learner()
+    reconstruct(trained, range(3), of=40)
+    rows = trained.sae.W_dec.detach().clone()
+    reconstruct(trained, range(3, 4), of=40)
+    gradient = trained.sae.W_dec.grad
+    assert gradient.norm() > 0
+    assert (gradient * rows).sum(dim=1).norm() < 1e-5 * gradient.norm()
+
+
 def test_the_product_is_in_bf16_only_where_the_machine_is_fast_at_it(monkeypatch):
     for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("sae_eraser.training.config.is_fast_at_bf16", lambda device, fast=fast: fast)

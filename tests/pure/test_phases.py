@@ -77,6 +77,14 @@ def test_a_phase_stops_early_without_improvement_and_the_best_weights_are_kept(t
     assert (script.run.phase, script.run.step) == (SUPERVISE, 0)
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path, loss):
+    script = Script(tmp_path, [[0.5, loss]])
+    with pytest.raises(ValueError, match=f"The loss is {loss}. Train with a smaller --learning-rate and --restart"):
+        script.go(20)
+    assert script.batches == [[0, 1, 2, 3]]
+
+
 def test_an_improvement_starts_the_patience_anew(tmp_path):
     script = Script(tmp_path, [[0.9, 0.95, 0.8, 0.85, 0.7, 0.6, 0.7, 0.6, 0.1]], patience=2)
     script.go(100)

@@ -61,8 +61,9 @@ def test_an_empty_field_is_no_label(text):
 
 
 def test_a_csv_prompt_in_quotes_may_hold_commas():
-    prompts = read_prompts('prompt,object\n"a star, glowing",star')
-    assert prompts == [LabelledPrompt("a star, glowing", {"object": ("star",)})]
+    expected = [LabelledPrompt("a star, glowing", {"object": ("star",)})]
+    assert read_prompts('prompt,object\n"a star, glowing",star') == expected
+    assert read_prompts('object, prompt\nstar, "a star, glowing"') == expected
 
 
 def test_an_empty_prompt_is_a_prompt():

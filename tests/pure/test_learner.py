@@ -1,5 +1,6 @@
 """Steps of training: a new autoencoder, what a step changes, dead latents, and going on from a saved state."""
 
+import copy
 import itertools
 
 import pytest
@@ -11,6 +12,7 @@ from pure.random_sae import random_sae
 from sae_eraser.sae_ops.autoencoder import SAEConfig
 from sae_eraser.training.config import TrainingConfig
 from sae_eraser.training.learner import Learner, new_autoencoder
+from sae_eraser.training.sparse import reconstruct as reconstruct_sparsely
 from sae_eraser.training.tasks import ConceptTask, DrawnTask, logits_and_firing
 
 PLANTED = plant(range(10))
@@ -206,6 +208,21 @@ def test_the_auxiliary_loss_brings_a_dead_latent_back_to_life():
     assert trained.dead.tolist() == [True, False, False, False]
     reconstruct(trained, range(3, 300), of=300)
     assert not trained.dead.any()
+
+
+def test_a_dead_latent_learns_what_the_others_leave_over():
+    """As a share of that, from every fourth vector; of the d/2 = 8 that the loss could use one is dead."""
+    trained = with_a_silent_latent(auxiliary_weight=1 / 32)
+    reconstruct(trained, range(3), of=300)
+    sae = copy.deepcopy(trained.sae)
+    x = sae.normalise(batch(3))
+    reconstruction, _ = reconstruct_sparsely(sae, x, torch.float32)
+    left = (x - reconstruction).detach()[::4]
+    explained = (sae.pre_acts(batch(3))[::4, :1].relu()) @ sae.W_dec[:1]
+    (1 / 32 * 1 / 8 * (left - explained).square().sum() / left.square().sum()).backward()
+    reconstruct(trained, range(3, 4), of=300)
+    assert sae.b_enc.grad[0] != 0
+    torch.testing.assert_close(trained.sae.b_enc.grad[0], sae.b_enc.grad[0])
 
 
 def test_without_the_auxiliary_loss_a_dead_latent_stays_dead():

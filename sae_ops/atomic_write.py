@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,10 +62,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def remove_parts(path: Path) -> None:
-    """Removes what processes have left that were killed while they wrote this file; none may be writing it now."""
-    for part in path.parent.glob("*.part"):
-        if re.fullmatch(re.escape(path.name) + PART, part.name):
+def remove_parts(folder: Path, names: Collection[str]) -> None:
+    """Removes what processes have left that were killed while they wrote files of these names into the folder.
+
+    None may be writing them now.
+    """
+    for part in folder.glob("*.part"):
+        if re.sub(f"{PART}$", "", part.name) in names:
             shutil.rmtree(part, ignore_errors=True)
 
 

@@ -123,7 +123,7 @@ def test_what_a_killed_process_has_left_is_removed_when_asked(tmp_path):
     assert len(os.listdir(tmp_path)) == 3
     others = tmp_path / "a[1].safetensors.4711.part"  # of a file whose name goes on
     others.mkdir()
-    remove_parts(tmp_path / "a[1]")
+    remove_parts(tmp_path, {"a[1]"})
     assert sorted(os.listdir(tmp_path)) == ["a1.safetensors.4711.part", "a[1]", others.name]
 
 

@@ -60,7 +60,7 @@ class CacheWriter:
             self._write(self.folder / MANIFEST, lambda part: part.write_text(manifest_text(self.settings)))
         self._begun = True
         path = shard_path(self.folder, shard)
-        remove_parts(path)
+        remove_parts(path.parent, {path.name})
         metadata = {MAP_POSITIONS: json.dumps(map_positions)} if map_positions else None
         self._write(path, lambda part: save_file(tensors, part, metadata))
         facts = json.dumps(facts_of(path))

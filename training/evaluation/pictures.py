@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ...sae_ops.atomic_write import write_atomically
+from ...sae_ops.atomic_write import remove_parts, write_atomically
 from ..comfyui.server import GO_ON, ComfyUI, ComfyUIError, run_graph
 from ..prompts import LabelledPrompt
 
@@ -90,6 +90,7 @@ def sample_missing(
     after_batch: told how many pictures are there that were not.
     """
     files = picture_files(out, sampling, setting)
+    remove_parts(files[0].parent, {file.name for file in files})
     for start in range(0, len(files), sampling.batch_size):
         batch = files[start : start + sampling.batch_size]
         missing = sum(not file.is_file() for file in batch)

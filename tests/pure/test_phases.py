@@ -109,6 +109,16 @@ def test_the_next_phase_has_its_own_best(tmp_path):
     assert count(script.run.learners[0]) == 10 + 20
 
 
+def test_the_next_phase_begins_without_adams_moments(tmp_path):
+    script = Script(tmp_path, [[0.5] * 10])
+    script.go(1)
+    (learner,) = script.run.learners
+    learner.reconstruct(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), 0.0)
+    assert learner.state()["adam"]["state"]
+    script.run.begin(SUPERVISE)
+    assert not learner.state()["adam"]["state"]
+
+
 def test_a_stopped_phase_goes_on_with_its_step_its_best_and_its_patience(tmp_path):
     losses = [0.9, 0.5, 0.7, 0.6, 0.4]
     stopped = Script(tmp_path, [losses[:3]], checkpoint_seconds=0)

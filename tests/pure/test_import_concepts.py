@@ -95,12 +95,24 @@ def test_at_every_step_the_latents_of_the_published_selection_are_open(path, tab
 
 
 def test_between_steps_the_nearer_one_decides(path, table):
-    """No noise level is left without an open gate."""
+    """Nearer in log sigma; but for the one part in 10^5 at the middle every gate is open or shut."""
     concepts, statistics = concepts_of_table(path, N, "object", {}, Settings(PERCENTILE))
-    assert len(statistics.sigmas) > STEPS
-    sigmas = torch.linspace(0.05, 14.0, 500)
-    means = statistics.at(sigmas, torch.arange(len(concepts[0].latents)))
-    assert ((means["overall"] < SHUT / 2).sum(dim=1) > 0).float().mean() > 0.99
+    steps = ddim_sigmas(STEPS)
+    sigmas = torch.linspace(steps.min().log(), steps.max().log(), 500).exp()
+    far = (sigmas[:, None].log() - steps.log()).abs()
+    sure = far.topk(2, largest=False).values.diff(dim=1)[:, 0] > 1e-3
+    nearest = far.argmin(dim=1)
+    assert sure.sum() > 490
+    start = 0
+    for concept in concepts:
+        columns = torch.arange(start, start + len(concept.latents))
+        start += len(concept.latents)
+        gates = statistics.at(sigmas, columns)["overall"][sure]
+        chosen = [set(published_selection(table, concept.name, step).tolist()) for step in range(STEPS)]
+        expected = [[latent in chosen[step] for latent in concept.latents] for step in nearest[sure].tolist()]
+        assert torch.equal(gates < 5, torch.tensor(expected))
+        assert torch.equal(gates > SHUT / 2, ~torch.tensor(expected))
+    assert len(statistics.sigmas) < 3 * STEPS - 2, "where no choice changes nothing is added"
 
 
 def test_the_edit_of_the_paper_with_the_papers_table(path, table, tmp_path):

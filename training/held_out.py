@@ -12,13 +12,18 @@ ROUNDS_OF_REPAIR = 10
 """At most; held_out ends as soon as a round changes nothing."""
 
 
+def holds_text(cache: Cache) -> bool:
+    """Whether its activations are a text encoder's, of which every seed of a prompt gives the same."""
+    return any(map(is_text_hookpoint, cache.settings.hookpoints))
+
+
 def held_out(cache: Cache) -> torch.Tensor:
     """bool [images]: one image in ten is for validation; which ones depends on prompts and seeds alone.
 
     A label that had none, or all, has one such image, or all but one, and so have the images without it. Of a text
-    encoder the seed changes nothing.
+    encoder all seeds of a prompt go together.
     """
-    images, is_text = cache.settings.images, any(map(is_text_hookpoint, cache.settings.hookpoints))
+    images, is_text = cache.settings.images, holds_text(cache)
     texts = (image.prompt if is_text else f"{image.prompt}|{image.seed}" for image in images)
     places = torch.tensor([_fraction(text) for text in texts], dtype=torch.float64)
     held = places < 0.1

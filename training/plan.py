@@ -10,7 +10,7 @@ from .cache.reader import Cache
 from .config import TrainingConfig
 from .data import LabelledImages
 from .extend import Base, open_base
-from .held_out import training_and_validation
+from .held_out import holds_text, training_and_validation
 
 CONCEPT_LATENTS, DRAWN_LATENTS = 24, 8
 """How many latents a concept has if nothing else is asked for; the second with the branch "uncond"."""
@@ -149,10 +149,10 @@ def check_examples(plan: Plan) -> None:
             if not 0 < count < len(shown)
         ]
         if bad:
+            more = "prompts (of a text encoder seeds do not count)" if holds_text(cache) else "prompts and seeds"
             or_else = ", or name the other groups with --groups" if len(cache.groups()) > 1 else ""
             raise CacheError(
-                f"{'; '.join(bad)}, but there must be images with it and without it. Collect more prompts and seeds"
-                f"{or_else}."
+                f"{'; '.join(bad)}, but there must be images with it and without it. Collect more {more}{or_else}."
             )
 
 

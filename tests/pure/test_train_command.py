@@ -20,7 +20,7 @@ from pure.sae_files import write_good_file
 from pure.training_runs import QUICK, train
 from sae_eraser.sae_ops.atomic_write import write_atomically
 from sae_eraser.sae_ops.sae_file import read_header
-from sae_eraser.training.cache.manifest import CacheSettings
+from sae_eraser.training.cache.manifest import CachedImage, CacheSettings
 from sae_eraser.training.cache.writer import CacheWriter
 from sae_eraser.training.commands import train_command
 from sae_eraser.training.config import TrainingConfig
@@ -91,6 +91,18 @@ def with_a_rare_style(seeds: range, shown: set[int]) -> Planted:
     for number, image in enumerate(planted.images):
         image.labels["style"] = ["rare"] if number in shown else ["usual"]
     return planted
+
+
+def test_of_a_text_encoder_a_label_needs_prompts_and_not_seeds(tmp_path, refused):
+    point = "text_encoder.text_model.encoder.layers.8"
+    images = [CachedImage(f"a {name}", seed, {"object": [name]}) for name in ("disc", "box") for seed in range(5)]
+    writer = CacheWriter(
+        tmp_path / "texts", CacheSettings("SD15", {point: WIDTH}, "output", {}, images, images_per_shard=10)
+    )
+    writer.write_shard(0, {point: torch.randn(10, 1, 7, WIDTH)}, torch.ones(10, 1))
+    message = refused(tmp_path / "texts")
+    assert "'disc' (object) is in 0 of the" in message
+    assert "Collect more prompts (of a text encoder seeds do not count)." in message
 
 
 def test_a_concept_in_no_validation_image(tmp_path, refused):

@@ -204,11 +204,8 @@ def test_stopped_at_any_moment_it_goes_on_to_the_same_pictures(server, prompts, 
         assert not ComfyUI(server.url).request("/queue")["queue_pending"]
     assert 2 <= len(list(tmp_path.rglob("*.png"))) < 24
     assert not (tmp_path / "evaluation.json").exists()
-    for left in (
-        "original/00000.png.0a1b2c3d.part",
-        "star at 1/00011.png.0a1b2c3d.part",
-    ):  # by a kill as it was written
-        (tmp_path / "pictures" / left).mkdir(parents=True)
+    for picture in ("original/00000.png", "star at 1/00011.png"):  # killed while it was written
+        (tmp_path / "pictures" / f"{picture}.0a1b2c3d.part").mkdir(parents=True)
     assert main(line) == 0
     assert not list(tmp_path.rglob("*.part"))
     for folder in ("original", "star at 1"):

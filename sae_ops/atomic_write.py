@@ -16,7 +16,7 @@ ENOUGH_BYTES = 1 << 16
 """A disk with less is full: what was written last may have needed more than was left."""
 BUSY_SECONDS, POLL_SECONDS = 2.0, 0.1
 """How long a file on Windows may be open elsewhere, and how often it is tried."""
-REFUSED = ("I/O error", "inline_container", "iostream error")
+REFUSED = ("I/O error", "IoError", "inline_container", "iostream error")
 """What safetensors and torch say where the system refuses to write, as of a file larger than the disk can hold."""
 PART = r"\.\w+\.part"
 """What the name of a part's folder has after the file's, as a regular expression."""

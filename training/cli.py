@@ -17,6 +17,7 @@ COMMANDS = {
     "import": "turn another tool's SAE into an SAE file",
     "export": "write an SAE file in another tool's format",
 }
+"""In the order in which they are used, with what `--help` says of them; the module of each is NAME_command."""
 
 
 def command_line(command: str | None) -> argparse.ArgumentParser:
